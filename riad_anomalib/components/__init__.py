@@ -1,0 +1,1 @@
+"""Building blocks that models share: pure torch, no anomalib and no Lightning."""

@@ -1,0 +1,105 @@
+"""Similarity of an image and its reconstruction: Prewitt gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
+
+from functools import partial
+
+import torch
+from kornia.metrics import ssim
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+GMS_CONSTANT = 170 / 255**2
+"""c of [GMSD] for images in [0, 1]; its authors give 170 for [0, 255]."""
+NUM_SCALES = 4
+"""Scales of MSGMS: the image and its 1/2, 1/4 and 1/8 ([RIAD] Sec. 3.2)."""
+
+# Keeps the derivative of the square root finite where an image is flat; 1e-6 is far below one grey level (4e-3).
+_TINY = 1e-12
+
+ssim_per_channel = partial(ssim, window_size=11, max_val=1.0, eps=0.0)
+"""kornia's SSIM map, ``(N, C, H, W)`` twice to ``(N, C, H, W)``: Gaussian window of 11, sigma 1.5, reflect border."""
+
+
+def gradient_magnitude(image: Tensor) -> Tensor:
+    """Return the Prewitt gradient magnitude g(I) = sqrt((I * h_x)^2 + (I * h_y)^2) per channel ([RIAD] Eq. 3).
+
+    Convention: filter entries are ±1/3 as in [GMSD]; the border is replicated, so a flat image has no edge at its
+    border; the derivative is finite (zero) where the image is flat.
+
+    Args:
+        image: Batch, ``(N, C, H, W)``.
+
+    Returns:
+        Magnitudes in [0, sqrt(2)] for an image in [0, 1], ``(N, C, H, W)``.
+    """
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")  # (N, C, H+2, W+2)
+    # Sums and differences instead of a convolution: the same numbers, and autocast leaves them in float32.
+    down = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]  # (N, C, H, W+2)
+    across = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]  # (N, C, H+2, W)
+    horizontal = (down[..., 2:] - down[..., :-2]) / 3
+    vertical = (across[..., 2:, :] - across[..., :-2, :]) / 3
+    return (horizontal.square() + vertical.square() + _TINY).sqrt()
+
+
+def gms(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the gradient magnitude similarity (2 g g_r + c) / (g^2 + g_r^2 + c) per pixel and channel ([RIAD] Eq. 4).
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in (0, 1], 1 where the gradients agree, ``(N, C, H, W)``.
+    """
+    g, g_r = gradient_magnitude(image), gradient_magnitude(reconstruction)
+    return (2 * g * g_r + GMS_CONSTANT) / (g.square() + g_r.square() + GMS_CONSTANT)
+
+
+def gms_pyramid(image: Tensor, reconstruction: Tensor) -> list[Tensor]:
+    """Return the GMS at each scale of a 2x2 average pooling pyramid ([RIAD] Sec. 3.2).
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W multiples of 8.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarities in (0, 1] on each scale's own grid, ``(N, C, H/2^l, W/2^l)`` for l = 0 to 3.
+    """
+    similarities = [gms(image, reconstruction)]
+    for _ in range(NUM_SCALES - 1):
+        image, reconstruction = F.avg_pool2d(image, 2), F.avg_pool2d(reconstruction, 2)
+        similarities.append(gms(image, reconstruction))
+    return similarities
+
+
+def msgms_map(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the multi-scale GMS map: the scales' GMS brought to full size and averaged ([RIAD] Sec. 3.4).
+
+    Convention: mean over channels; bilinear upsampling.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W multiples of 8.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in (0, 1], ``(N, 1, H, W)``.
+    """
+    per_scale = [
+        F.interpolate(similarity.mean(dim=1, keepdim=True), size=image.shape[-2:], mode="bilinear")  # (N, 1, H, W)
+        for similarity in gms_pyramid(image, reconstruction)
+    ]
+    return torch.stack(per_scale).mean(dim=0)
+
+
+def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the SSIM map of [SSIM], for RIAD_SSIM ([RIAD] Table 6).
+
+    Convention: mean over channels.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in [-1, 1], ``(N, 1, H, W)``.
+    """
+    return ssim_per_channel(image, reconstruction).mean(dim=1, keepdim=True)

@@ -1,0 +1,12 @@
+"""RIAD: reconstruction by inpainting for visual anomaly detection ([RIAD])."""
+
+from riad_anomalib.plugin import register
+
+from .lightning_model import Riad
+from .loss import RiadLoss
+from .torch_model import RiadModel
+from .visualizer import ReconstructionVisualizer
+
+__all__ = ["ReconstructionVisualizer", "Riad", "RiadLoss", "RiadModel"]
+
+register(Riad)

@@ -1,0 +1,178 @@
+"""RIAD as a torch module: masked copies, inpainting, reassembly, anomaly map ([RIAD] Sec. 3)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+
+from riad_anomalib.components.masking import (
+    check_regions,
+    fixed_partition,
+    mask_out,
+    random_partition,
+    reassemble,
+    removed_regions,
+)
+from riad_anomalib.components.unet import InpaintingUNet
+
+from .anomaly_map import SCORE_FUNCTIONS, anomaly_map, anomaly_score
+
+# Values of one full-size feature map, 256 MiB in float32, that one network call may have at inference. At 256x256 and
+# width 64 that is 16 masked copies: enough to fill a GPU, and batch 1 (12 copies) stays one call.
+_MAX_FEATURE_VALUES = 2**26
+
+
+class RiadModel(nn.Module):
+    """Reconstruction by inpainting ([RIAD] Algs. 1 and 3).
+
+    In training mode it returns a reconstruction for the loss, in evaluation mode an anomaly map and score. The
+    defaults of these arguments stand in :class:`riad_anomalib.Riad`.
+
+    Args:
+        channels: Channels C of the images.
+        image_size: Height and width of the images, multiples of 16 and of every region size.
+        region_sizes: Side lengths K of the square regions, in pixels.
+        num_disjoint_sets: Number n of sets that the regions are dealt to, at least 2.
+        base_width: Channels of the U-Net's first level.
+        skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
+        score_function: Similarity behind the anomaly map: ``"msgms"``, or ``"ssim"`` (RIAD_SSIM, Table 6).
+        smoothing_size: Side length s_f of the mean filter in pixels, odd.
+        partition_seed: Seed in [0, 2**32) of the partitions that inference uses.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not fit each other.
+    """
+
+    removed: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        image_size: tuple[int, int],
+        region_sizes: Sequence[int],
+        num_disjoint_sets: int,
+        base_width: int,
+        skip_connections: bool,
+        score_function: str,
+        smoothing_size: int,
+        partition_seed: int,
+    ) -> None:
+        super().__init__()
+        if score_function not in SCORE_FUNCTIONS:
+            msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
+            raise ValueError(msg)
+        if smoothing_size < 1 or smoothing_size % 2 == 0:
+            msg = f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, so that the window has a centre"
+            raise ValueError(msg)
+        if not 0 <= partition_seed < 2**32:
+            msg = f"partition_seed is {partition_seed}: it must be in [0, 2**32)"
+            raise ValueError(msg)
+        self.channels = channels
+        self.region_sizes = tuple(region_sizes)
+        self.num_disjoint_sets = num_disjoint_sets
+        self.base_width = base_width
+        self.score_function = score_function
+        self.smoothing_size = smoothing_size
+        self.partition_seed = partition_seed
+        self.set_image_size(image_size)
+        self.network = InpaintingUNet(channels, base_width, skip_connections)
+
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Draw the partitions that inference uses, for images of this height and width.
+
+        Raises:
+            ValueError: If the size does not fit the region sizes or the network.
+        """
+        height, width = image_size
+        check_regions((height, width), self.region_sizes, self.num_disjoint_sets, InpaintingUNet.STRIDE)
+        self.image_size = (height, width)
+        # DEVIATES [RIAD] Sec. 3.4: the paper draws partitions anew for every test image, which makes its scores
+        # irreproducible; here they are drawn once, so that an image has one score.
+        removed = torch.stack([
+            removed_regions(fixed_partition(height, width, k, self.num_disjoint_sets, self.partition_seed), self.num_disjoint_sets)
+            for k in self.region_sizes
+        ])  # (K, S, 1, H, W)
+        device = self.removed.device if hasattr(self, "removed") else None
+        # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
+        self.register_buffer("removed", removed.to(device), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor | InferenceBatch:
+        """Reconstruct (training) or score (evaluation) a batch.
+
+        Args:
+            image: Batch in [0, 1], ``(N, C, H, W)``.
+
+        Returns:
+            In training mode the reconstruction in [0, 1] from random partitions, ``(N, C, H, W)``; in evaluation mode
+            ``anomaly_map (N, 1, H, W)`` and ``pred_score (N,)``, float32.
+
+        Raises:
+            ValueError: If the batch has another shape than the model was built for.
+        """
+        height, width = self.image_size
+        if image.ndim != 4 or tuple(image.shape[1:]) != (self.channels, height, width):  # noqa: PLR2004
+            msg = (
+                f"images came as {tuple(image.shape)}, the model was built for (N, {self.channels}, {height}, {width}): "
+                "resize them in the pre-processor, or build the model with their size as image_size"
+            )
+            raise ValueError(msg)
+        if self.training:
+            return self.reconstruct(image, self.random_removed(len(image), image.device))
+        image = image.float()
+        values_map = anomaly_map(image, self.reconstructions(image), self.score_function, self.smoothing_size)
+        return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
+
+    def random_removed(self, batch_size: int, device: torch.device) -> Tensor:
+        """Draw a region size for the step and a partition of it for every image ([RIAD] Sec. 3.3, Alg. 2).
+
+        Returns:
+            True where a set's regions lie, bool, ``(N, S, 1, H, W)``.
+        """
+        region_size = self.region_sizes[int(torch.randint(len(self.region_sizes), ()))]
+        partition = random_partition(
+            *self.image_size,
+            region_size,
+            self.num_disjoint_sets,
+            batch_size=batch_size,
+            device=device,
+        )
+        return removed_regions(partition, self.num_disjoint_sets)
+
+    def reconstruct(self, image: Tensor, removed: Tensor) -> Tensor:
+        """Paint every set of regions back from the rest of the image ([RIAD] Alg. 1).
+
+        Args:
+            image: Batch in [0, 1], ``(N, C, H, W)``.
+            removed: True where a set's regions lie, ``(S, 1, H, W)`` or ``(N, S, 1, H, W)``.
+
+        Returns:
+            Reconstruction in [0, 1], ``(N, C, H, W)``.
+        """
+        masked = mask_out(image, removed)  # (N*S, C, H, W)
+        return reassemble(self._inpaint(masked), removed)
+
+    def reconstructions(self, image: Tensor) -> Tensor:
+        """Reconstruct with every region size, from the fixed partitions ([RIAD] Alg. 3).
+
+        Args:
+            image: Batch in [0, 1], ``(N, C, H, W)``.
+
+        Returns:
+            Reconstructions in [0, 1], ``(N, K, C, H, W)``.
+        """
+        num_images, num_sizes = image.shape[0], len(self.region_sizes)
+        images = image.unsqueeze(1).expand(-1, num_sizes, -1, -1, -1).flatten(0, 1)  # (N*K, C, H, W)
+        removed = self.removed.repeat(num_images, 1, 1, 1, 1)  # (N*K, S, 1, H, W)
+        return self.reconstruct(images, removed).unflatten(0, (-1, num_sizes))
+
+    def _inpaint(self, masked: Tensor) -> Tensor:
+        """Run the network on all masked copies, in equal parts where they would take too much memory."""
+        # In training batch norm looks at the whole batch, and an exported graph cannot count images of a dynamic batch.
+        if self.training or torch.compiler.is_exporting():
+            return self.network(masked)
+        values = masked.shape[0] * self.base_width * masked.shape[-2] * masked.shape[-1]
+        parts = masked.chunk(math.ceil(values / _MAX_FEATURE_VALUES))
+        return torch.cat([self.network(part) for part in parts])

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import reference
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from riad_anomalib.components.similarity import (
+    GMS_CONSTANT,
+    gms,
+    gms_pyramid,
+    gradient_magnitude,
+    msgms_map,
+    ssim_map,
+)
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.rand(2, 3, 16, 24, dtype=torch.float64), torch.rand(2, 3, 16, 24, dtype=torch.float64)
+
+
+def test_the_gradient_of_a_ramp_is_its_slope() -> None:
+    # Prewitt entries of 1/3 span two pixels: 2 * slope inside, 1 * slope at the replicated border.
+    ramp = (0.1 * torch.arange(5, dtype=torch.float64)).repeat(4, 1)[None, None]
+    expected = torch.tensor([0.1, 0.2, 0.2, 0.2, 0.1], dtype=torch.float64).repeat(4, 1)[None, None]
+    torch.testing.assert_close(gradient_magnitude(ramp), expected)
+    torch.testing.assert_close(gradient_magnitude(ramp.mT), expected.mT)
+
+
+def test_the_gradient_agrees_with_the_slow_loop(pair: tuple[Tensor, Tensor]) -> None:
+    for image, magnitude in zip(pair[0].flatten(0, 1), gradient_magnitude(pair[0]).flatten(0, 1), strict=True):
+        np.testing.assert_allclose(magnitude.numpy(), reference.gradient_magnitude(image.numpy()), atol=1e-9)
+
+
+def test_gms_of_an_edge_against_flat_by_hand() -> None:
+    edge = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(4, 1)[None, None]
+    similarity = gms(edge, torch.full_like(edge, 0.5))
+    beside_the_edge = GMS_CONSTANT / (1 + GMS_CONSTANT)  # g = 1, g_r = 0
+    expected = torch.tensor([1.0, beside_the_edge, beside_the_edge, 1.0]).repeat(4, 1)
+    torch.testing.assert_close(similarity[0, 0], expected, atol=1e-3, rtol=0)
+
+
+def test_gms_agrees_with_the_slow_loop_at_every_scale(pair: tuple[Tensor, Tensor]) -> None:
+    image, reconstruction = (x[0, 0].numpy() for x in pair)
+    for similarity in gms_pyramid(*pair):
+        np.testing.assert_allclose(similarity[0, 0].numpy(), reference.gms(image, reconstruction), atol=1e-5)
+        image, reconstruction = reference.halve(image), reference.halve(reconstruction)
+
+
+def test_msgms_agrees_with_the_slow_loop(pair: tuple[Tensor, Tensor]) -> None:
+    similarity = msgms_map(*pair)
+    for i in range(2):
+        per_channel = [reference.msgms_map(pair[0][i, c].numpy(), pair[1][i, c].numpy()) for c in range(3)]
+        np.testing.assert_allclose(similarity[i, 0].numpy(), np.mean(per_channel, axis=0), atol=1e-5)
+
+
+def test_ssim_agrees_with_scikit_image_inside_the_border(pair: tuple[Tensor, Tensor]) -> None:
+    similarity = ssim_map(*pair)
+    for i in range(2):
+        _, expected = structural_similarity(
+            pair[0][i].numpy(),
+            pair[1][i].numpy(),
+            channel_axis=0,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            win_size=11,
+            full=True,
+        )
+        # The two reflect the border differently, with and without its last pixel.
+        inside = (slice(5, -5), slice(5, -5))
+        np.testing.assert_allclose(similarity[i, 0].numpy()[inside], expected.mean(axis=0)[inside], atol=1e-7)
+
+
+@pytest.mark.parametrize("similarity_map", [msgms_map, ssim_map])
+def test_an_image_is_as_similar_to_itself_as_can_be(similarity_map, pair: tuple[Tensor, Tensor]) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    image = pair[0].float()
+    torch.testing.assert_close(similarity_map(image, image), torch.ones(2, 1, 16, 24))
+    different = similarity_map(*pair)
+    assert different.max() < 1
+    torch.testing.assert_close(different, similarity_map(*reversed(pair)))
+
+
+@pytest.mark.parametrize("similarity_map", [msgms_map, ssim_map])
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_the_derivative_is_finite_on_a_flat_image(similarity_map, grey: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    flat = torch.full((1, 3, 16, 16), grey)
+    for image in (flat, torch.rand(1, 3, 16, 16)):
+        reconstruction = flat.clone().requires_grad_()
+        similarity_map(image, reconstruction).sum().backward()
+        assert reconstruction.grad is not None
+        assert reconstruction.grad.isfinite().all()
+
+
+def test_derivatives_are_those_of_the_formula() -> None:
+    torch.manual_seed(0)
+    image, reconstruction = torch.rand(2, 1, 1, 8, 8, dtype=torch.float64)
+    reconstruction.requires_grad_()
+    for function in (gms, msgms_map, ssim_map):
+        assert torch.autograd.gradcheck(lambda x, f=function: f(image, x), reconstruction)
+
+
+def test_mixed_precision_does_not_reach_the_similarity(pair: tuple[Tensor, Tensor]) -> None:
+    image, reconstruction = (x.float() for x in pair)
+    for function in (msgms_map, ssim_map):
+        expected = function(image, reconstruction)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(function(image, reconstruction), expected)

@@ -1,0 +1,109 @@
+"""Slow loops written from the papers, for parity tests. One channel, numpy, float64."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+C = 170 / 255**2
+
+
+def gradient_magnitude(image: Array) -> Array:
+    """[RIAD] Eq. 3 with 3x3 Prewitt filters, border pixels repeated."""
+    height, width = image.shape
+    magnitude = np.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            horizontal = vertical = 0.0
+            for step in (-1, 0, 1):
+                r = min(max(row + step, 0), height - 1)
+                horizontal += (image[r, min(column + 1, width - 1)] - image[r, max(column - 1, 0)]) / 3
+                c = min(max(column + step, 0), width - 1)
+                vertical += (image[min(row + 1, height - 1), c] - image[max(row - 1, 0), c]) / 3
+            magnitude[row, column] = np.sqrt(horizontal**2 + vertical**2)
+    return magnitude
+
+
+def gms(image: Array, reconstruction: Array) -> Array:
+    """[RIAD] Eq. 4."""
+    g, g_r = gradient_magnitude(image), gradient_magnitude(reconstruction)
+    similarity = np.zeros_like(image)
+    for index in np.ndindex(image.shape):
+        similarity[index] = (2 * g[index] * g_r[index] + C) / (g[index] ** 2 + g_r[index] ** 2 + C)
+    return similarity
+
+
+def halve(image: Array) -> Array:
+    """Average pooling with a window of 2x2 and a stride of 2."""
+    small = np.zeros((image.shape[0] // 2, image.shape[1] // 2))
+    for row, column in np.ndindex(small.shape):
+        small[row, column] = image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean()
+    return small
+
+
+def msgms_loss(image: Array, reconstruction: Array) -> float:
+    """[RIAD] Eq. 5."""
+    total = 0.0
+    for _ in range(4):
+        total += (1 - gms(image, reconstruction)).sum() / image.size
+        image, reconstruction = halve(image), halve(reconstruction)
+    return total / 4
+
+
+def upsample(small: Array, factor: int) -> Array:
+    """Bilinear interpolation between pixel centres, constant beyond the outermost ones."""
+    height, width = small.shape
+    large = np.zeros((height * factor, width * factor))
+    for row, column in np.ndindex(large.shape):
+        y = min(max((row + 0.5) / factor - 0.5, 0), height - 1)
+        x = min(max((column + 0.5) / factor - 0.5, 0), width - 1)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        upper = small[top, left] * (1 - (x - left)) + small[top, right] * (x - left)
+        lower = small[bottom, left] * (1 - (x - left)) + small[bottom, right] * (x - left)
+        large[row, column] = upper * (1 - (y - top)) + lower * (y - top)
+    return large
+
+
+def msgms_map(image: Array, reconstruction: Array) -> Array:
+    """[RIAD] Sec. 3.4: mean of the upsampled GMS maps."""
+    total = np.zeros_like(image)
+    for scale in range(4):
+        total += upsample(gms(image, reconstruction), 2**scale)
+        image, reconstruction = halve(image), halve(reconstruction)
+    return total / 4
+
+
+def mean_filter(values: Array, size: int) -> Array:
+    """Mean of the window's part that lies on the image."""
+    smooth = np.zeros_like(values)
+    pad = size // 2
+    for row, column in np.ndindex(values.shape):
+        window = values[max(row - pad, 0) : row + pad + 1, max(column - pad, 0) : column + pad + 1]
+        smooth[row, column] = window.mean()
+    return smooth
+
+
+def anomaly_map(image: Array, reconstructions: list[Array], smoothing_size: int) -> Array:
+    """[RIAD] Eqs. 8 and 9, in the paper's order."""
+    maps = [1 - mean_filter(msgms_map(image, reconstruction), smoothing_size) for reconstruction in reconstructions]
+    return sum(maps, np.zeros_like(image)) / len(maps)
+
+
+def masked_copies(image: Array, partition: NDArray[np.int64], num_sets: int) -> list[Array]:
+    """[RIAD] Alg. 1: one copy per set, its pixels at zero."""
+    copies = []
+    for index in range(num_sets):
+        copy = image.copy()
+        for row, column in np.ndindex(image.shape):
+            if partition[row, column] == index:
+                copy[row, column] = 0
+        copies.append(copy)
+    return copies
+
+
+def reassemble(partial: list[Array], partition: NDArray[np.int64]) -> Array:
+    """[RIAD] Eq. 2: every pixel from the copy that it was removed from."""
+    whole = np.zeros_like(partial[0])
+    for index in np.ndindex(whole.shape):
+        whole[index] = partial[partition[index]][index]
+    return whole
