@@ -1,0 +1,327 @@
+import csv
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.engine import Engine
+from anomalib.models import get_model
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from model_contract import ModelContract
+from PIL import Image
+from torchvision.transforms.v2 import Compose, Grayscale, Normalize, Resize
+
+from riad_anomalib import ReconstructionVisualizer, Riad
+
+SMALL: dict[str, Any] = {"image_size": (32, 48), "region_sizes": (2, 8), "base_width": 4, "smoothing_size": 5}
+
+pytestmark = [
+    # Lightning's advice on this machine's cores and on data sets of four images
+    pytest.mark.filterwarnings("ignore:The .* does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    # no masks, no pixel metrics
+    pytest.mark.filterwarnings("ignore:The ``compute`` method of metric AUROC"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec"),
+]
+
+
+class TestRiad(ModelContract):
+    model_class = Riad
+    small = SMALL
+    size = (32, 48)
+    variants: ClassVar[dict[str, Any]] = {
+        "region_sizes": (2, 4),
+        "num_disjoint_sets": 4,
+        "base_width": 6,
+        "skip_connections": False,
+        "score_function": "ssim",
+        "msgms_weight": 2.0,
+        "ssim_weight": 2.0,
+        "smoothing_size": 7,
+        "lr": 0.1,
+        "image_size": (32, 64),
+        "partition_seed": 1,
+    }
+
+    @pytest.mark.parametrize("argument", list(variants))
+    def test_every_argument_matters(self, argument: str) -> None:
+        assert self.outcome() == self.outcome()
+        assert self.outcome(**{argument: self.variants[argument]}) != self.outcome()
+
+    def outcome(self, **arguments: Any) -> float:
+        """The mean anomaly of an image after one training step."""
+        model = self.build(**arguments)
+        assert model.pre_processor is not None
+        images = model.pre_processor(self.images())
+        optimizer = torch.optim.SGD(model.parameters(), lr=model.lr)
+        torch.manual_seed(1)
+        model.loss(model.train().model(images), images).backward()
+        optimizer.step()
+        scores = self.scores(model, images)
+        assert scores.anomaly_map is not None
+        return scores.anomaly_map.double().mean().item()
+
+    @pytest.mark.parametrize("score_function", ["msgms", "ssim"])
+    def test_no_skips_and_both_score_functions_export(self, score_function: str, tmp_path: Path) -> None:
+        self.small = {**SMALL, "score_function": score_function, "skip_connections": False, "num_disjoint_sets": 2}
+        self.test_onnx_and_openvino_score_like_torch(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Five normal and two broken images, each kind of file that a camera may write."""
+    rng = np.random.default_rng(0)
+    for kind, number in (("good", 5), ("bad", 2)):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for i in range(number):
+            pixels = rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+            if kind == "bad":
+                pixels[10:20, 10:20] = 255
+                (tmp_path / "masks").mkdir(exist_ok=True)
+                Image.fromarray(np.uint8(255) * (pixels.min(axis=2) == 255)).save(tmp_path / "masks" / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / "images" / kind / f"{i}.png")
+    return Folder(
+        name="tiny",
+        root=tmp_path,
+        normal_dir="images/good",
+        abnormal_dir="images/bad",
+        mask_dir="masks",
+        val_split_mode="same_as_test",
+        train_batch_size=2,
+        eval_batch_size=2,
+        num_workers=0,
+        seed=0,
+    )
+
+
+def engine(tmp_path: Path, **arguments: Any) -> Engine:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    return Engine(default_root_dir=tmp_path / "results", **{**quiet, **arguments})
+
+
+class Record(Callback):
+    """Learning rate and length as training sees them."""
+
+    def __init__(self) -> None:
+        self.learning_rates: list[float] = []
+        self.max_epochs: int | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        del pl_module
+        self.learning_rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.max_epochs = trainer.max_epochs
+
+
+def test_it_trains_tests_and_predicts_on_a_folder(folder: Folder, tmp_path: Path) -> None:
+    seed_everything(0)
+    model = Riad(**SMALL, visualizer=ReconstructionVisualizer())
+    run = engine(tmp_path, max_epochs=2, logger=CSVLogger(tmp_path / "log"), log_every_n_steps=1)
+    run.fit(model, datamodule=folder)
+    metrics = run.test(model, datamodule=folder)[0]
+    assert {"image_AUROC", "image_F1Score"} <= set(metrics)
+    with (tmp_path / "log/lightning_logs/version_0/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train_loss_step"]]
+    for row in rows:
+        terms = sum(float(row[f"train_{name}_loss_step"]) for name in ("msgms", "ssim", "l2"))
+        assert float(row["train_loss_step"]) == pytest.approx(terms, abs=1e-5)
+    predictions = run.predict(model, data_path=tmp_path / "images" / "bad", ckpt_path=run.best_model_path)
+    assert predictions is not None
+    assert len(predictions) == 2
+    assert all(torch.isfinite(prediction.pred_score).all() for prediction in predictions)
+    root = run.trainer.default_root_dir
+    for pictures in ("images", "reconstructions"):
+        assert len(list(Path(root, pictures).rglob("*.png"))) >= 3
+    picture = Image.open(next(Path(root, "reconstructions").rglob("*.png")))
+    assert picture.width > 2.9 * picture.height  # input, reconstruction, map
+
+
+def test_training_lowers_the_loss(folder: Folder, tmp_path: Path) -> None:
+    seed_everything(0)
+    logger = CSVLogger(tmp_path / "log")
+    for image in (tmp_path / "images" / "good").iterdir():
+        Image.fromarray(np.tile(np.repeat(np.arange(0, 256, 32, dtype=np.uint8), 7), (40, 1))).save(image)
+    run = engine(tmp_path, max_epochs=15, logger=logger, check_val_every_n_epoch=15)
+    run.fit(Riad(**SMALL, lr=0.01), datamodule=folder)
+    with (tmp_path / "log/lightning_logs/version_0/metrics.csv").open() as file:
+        losses = [float(row["train_loss_epoch"]) for row in csv.DictReader(file) if row["train_loss_epoch"]]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "steps"),
+    [
+        ({"limit_train_batches": 1, "check_val_every_n_epoch": 1000}, 300, 300),
+        ({"max_epochs": 6}, 6, 12),
+        ({"max_steps": 6}, -1, 6),
+        ({"max_epochs": 6, "max_steps": 4}, 6, 4),
+    ],
+)
+def test_the_learning_rate_drops_after_five_sixths_of_the_true_length(
+    given: dict[str, Any],
+    epochs: int,
+    steps: int,
+    folder: Folder,
+    tmp_path: Path,
+) -> None:
+    record = Record()
+    model = Riad(image_size=(16, 16), region_sizes=(8,), num_disjoint_sets=2, base_width=1, lr=0.5)
+    engine(tmp_path, callbacks=[record], **given).fit(model, datamodule=folder)
+    assert record.max_epochs == epochs
+    drop = [i for i, rate in enumerate(record.learning_rates) if rate == pytest.approx(0.05)]
+    assert len(record.learning_rates) == steps
+    assert record.learning_rates[0] == 0.5
+    assert drop == list(range(-(-steps * 5 // 6), steps))
+
+
+def test_a_time_limit_holds_and_the_learning_rate_follows_it(folder: Folder, tmp_path: Path) -> None:
+    record = Record()
+    model = Riad(image_size=(16, 16), region_sizes=(8,), num_disjoint_sets=2, base_width=1, lr=0.5)
+    run = engine(tmp_path, callbacks=[record], max_time={"seconds": 6}, check_val_every_n_epoch=1000)
+    run.fit(model, datamodule=folder)
+    assert record.max_epochs == -1
+    assert record.learning_rates[0] == 0.5
+    assert record.learning_rates[-1] == pytest.approx(0.05)
+    late = sum(rate < 0.1 for rate in record.learning_rates) / len(record.learning_rates)
+    assert 0.02 < late < 0.5
+
+
+def test_training_resumes_with_optimizer_schedule_and_epoch(folder: Folder, tmp_path: Path) -> None:
+    model = Riad(**SMALL)
+    first = engine(tmp_path, max_epochs=2)
+    first.fit(model, datamodule=folder)
+    resumed, record = Riad(**SMALL), Record()
+    second = engine(tmp_path, max_epochs=12, callbacks=[record])
+    second.fit(resumed, datamodule=folder, ckpt_path=first.best_model_path)
+    assert second.trainer.current_epoch == 12
+    assert second.trainer.global_step == 24
+    steps = {int(state["step"]) for state in second.trainer.optimizers[0].state.values()}
+    assert steps == {24}
+    # The checkpoint's learning rate was the dropped one, after 5/6 of 2 epochs; of 12 epochs that is not yet due.
+    assert record.learning_rates[1] == pytest.approx(1e-4)
+    assert record.learning_rates[-1] == pytest.approx(1e-5)
+
+
+def test_a_checkpoint_brings_its_image_size_and_scores_the_same_through_every_entrance(
+    folder: Folder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = engine(tmp_path, max_epochs=1)
+    model = Riad(**SMALL)
+    run.fit(model, datamodule=folder)
+    expected = run.test(model, datamodule=folder)[0]
+    fresh = Riad(**{**SMALL, "image_size": (64, 64)})
+    with caplog.at_level(logging.WARNING):
+        result = engine(tmp_path).test(fresh, datamodule=folder, ckpt_path=run.best_model_path)[0]
+    assert "Images are resized to 32x48 as in the checkpoint, not to 64x64." in caplog.text
+    assert result == pytest.approx(expected)
+    loaded = Riad.load_from_checkpoint(run.best_model_path)
+    images = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval().model(images).anomaly_map, model.eval().model(images).anomaly_map)
+
+
+def test_an_explicit_pre_processor_wins_and_survives_the_checkpoint(folder: Folder, tmp_path: Path) -> None:
+    pre_processor = PreProcessor(Compose([Resize((48, 32)), Grayscale(num_output_channels=3)]))
+    model = Riad(**SMALL, pre_processor=pre_processor)
+    assert model.model.image_size == (48, 32)
+    run = engine(tmp_path, max_epochs=1)
+    run.fit(model, datamodule=folder)
+    loaded = Riad.load_from_checkpoint(run.best_model_path)
+    assert loaded.model.image_size == (48, 32)
+    assert loaded.pre_processor.transform is not None
+
+
+def test_without_a_pre_processor_images_have_the_given_size(tmp_path: Path) -> None:
+    assert Riad(**SMALL, pre_processor=False).model.image_size == (32, 48)
+    del tmp_path
+
+
+def test_another_network_in_the_checkpoint_is_refused(folder: Folder, tmp_path: Path) -> None:
+    run = engine(tmp_path, max_epochs=1)
+    run.fit(Riad(**SMALL), datamodule=folder)
+    other = Riad(**{**SMALL, "base_width": 6, "skip_connections": False})
+    with pytest.raises(ValueError, match="base_width is 4 there and 6 here and skip_connections is True there"):
+        engine(tmp_path).test(other, datamodule=folder, ckpt_path=run.best_model_path)
+    # What only concerns scoring may differ: the same network, another map (Table 6).
+    scorer = Riad(**{**SMALL, "score_function": "ssim", "region_sizes": (4,)})
+    engine(tmp_path).test(scorer, datamodule=folder, ckpt_path=run.best_model_path)
+    assert scorer.model.score_function == "ssim"
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_normalize_is_refused_before_any_training(stage: str, folder: Folder, tmp_path: Path) -> None:
+    transform = Compose([Resize((32, 48)), Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])])
+    model = Riad(**SMALL, pre_processor=PreProcessor(transform))
+    with pytest.raises(ValueError, match=r"maps images in \[0, 1\] to \[-2.12, 2.64\].*take Normalize"):
+        getattr(engine(tmp_path, max_epochs=1), stage)(model, datamodule=folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": (250, 256)}, "image size 250x256 is not a multiple of region size 4"),
+        ({"image_size": (256,)}, r"image_size is \[256\]: give height and width"),
+        ({"lr": 0}, "lr is 0: it must be a positive number"),
+        ({"region_sizes": []}, "region_sizes is empty"),
+        ({"score_function": "l2"}, "choose one of"),
+        ({"msgms_weight": -1}, "msgms_weight is -1"),
+        ({"pre_processor": PreProcessor(Resize(256))}, r"for example Resize\(\(256, 256\)\) instead of Resize\(256\)"),
+        ({"pre_processor": PreProcessor(Resize((100, 100)))}, "image size 100x100 is not a multiple"),
+    ],
+)
+def test_bad_arguments_are_refused_when_the_model_is_built(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Riad(**{"base_width": 1, **arguments})
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Grey, 16-bit, RGBA and constant images."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 56), dtype=np.uint8)
+    pictures = {
+        "grey": Image.fromarray(noise),
+        "sixteen": Image.fromarray(noise.astype(np.uint16) * 257),
+        "rgba": Image.fromarray(np.dstack([noise] * 4), mode=None),
+        "black": Image.new("RGB", (56, 40), (0, 0, 0)),
+        "white": Image.new("RGB", (56, 40), (255, 255, 255)),
+    }
+    for name, picture in pictures.items():
+        path = folder / name / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        picture.save(path)
+        yield path
+
+
+def test_one_image_of_any_kind_is_enough_to_train_and_predict(tmp_path: Path) -> None:
+    for path in files(tmp_path / "images"):
+        single = Folder(
+            name="one",
+            normal_dir=path.parent,
+            normal_test_dir=path.parent,
+            abnormal_dir=path.parent,
+            val_split_mode="same_as_test",
+            num_workers=0,
+        )
+        model = Riad(**SMALL)
+        run = engine(tmp_path, max_epochs=1)
+        run.fit(model, datamodule=single)
+        predictions = run.predict(model, data_path=path)
+        assert predictions is not None
+        assert torch.isfinite(predictions[0].anomaly_map).all(), path
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_lists_from_omegaconf_do_not_reach_the_checkpoint() -> None:
+    model = get_model({"class_path": "Riad", "init_args": {**SMALL, "image_size": [32, 48], "region_sizes": [2, 8]}})
+    assert type(model.hparams["region_sizes"]) is list
+    assert type(model.hparams["image_size"]) is tuple
+    assert model.name == "Riad"

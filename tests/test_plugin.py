@@ -1,0 +1,110 @@
+"""Each start of Python in a process of its own: what is imported first is what matters here."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from riad_anomalib import plugin
+
+ROOT = Path(__file__).parents[1]
+
+KNOWN = """
+import riad_anomalib
+from anomalib.models import Riad, get_model, list_models
+assert Riad is riad_anomalib.Riad, Riad
+small = {"base_width": 1, "region_sizes": [8], "image_size": [16, 16], "num_disjoint_sets": 2}
+for model in (get_model("riad", **small), get_model("Riad", **small), get_model({"class_path": "Riad", "init_args": small})):
+    assert type(model) is Riad and model.name == "Riad", model
+assert [name for name in list_models() if "riad" in name.lower()] == ["riad"]
+assert [name for name in list_models("pascal") if "riad" in name.lower()] == ["Riad"]
+from anomalib.models import AnomalibModule
+model = AnomalibModule.from_config("CONFIG", **{"model.base_width": 2})
+assert type(model) is Riad and model.hparams.base_width == 2
+import inspect, anomalib.models.video as video
+assert "AiVad" in inspect.getsource(video)
+assert "exec_module" not in vars(video.__loader__)
+""".replace("CONFIG", str(ROOT / "configs/riad.yaml"))
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        cwd=ROOT.anchor,  # not the checkout, which would be on sys.path
+    )
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import anomalib.models",
+        "import torch",
+        "from riad_anomalib import Riad",
+        "import riad_anomalib.models.riad.lightning_model",
+        "from anomalib.engine import Engine",
+    ],
+)
+def test_anomalib_knows_the_model_whatever_is_imported_first(first: str) -> None:
+    run = python(first + KNOWN)
+    assert run.returncode == 0, run.stderr
+    assert "riad_anomalib could not be loaded" not in run.stderr
+
+
+@pytest.mark.parametrize("switch", ["RIAD_ANOMALIB_AUTOLOAD", "TORCH_DEVICE_BACKEND_AUTOLOAD"])
+def test_both_switches_turn_the_hook_off_and_the_package_still_works(switch: str) -> None:
+    run = python(
+        "import anomalib.models as models\n"
+        "assert not hasattr(models, 'Riad') and 'riad' not in models.list_models()\n"
+        "from riad_anomalib import Riad" + KNOWN,
+        **{switch: "0"},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_torch_starts_without_anomalib_and_nothing_more_is_loaded() -> None:
+    run = python(
+        "import sys; sys.modules['anomalib'] = None; import torch\n"
+        "ours = sorted(name for name in sys.modules if name.startswith('riad_anomalib'))\n"
+        "assert ours == ['riad_anomalib', 'riad_anomalib.plugin'], ours\n"
+        "assert sum(type(finder).__module__ == 'riad_anomalib.plugin' for finder in sys.meta_path) == 1",
+    )
+    assert run.returncode == 0, run.stderr
+    run = python("import sys; assert not any(name.startswith('riad_anomalib') for name in sys.modules)")
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_broken_installation_costs_a_warning_and_no_other_model() -> None:
+    run = python(
+        "import sys, torch; sys.modules['riad_anomalib.components.unet'] = None\n"
+        "import anomalib.models as models\n"
+        "assert hasattr(models, 'Patchcore') and not hasattr(models, 'Riad')",
+    )
+    assert run.returncode == 0, run.stderr
+    assert "riad_anomalib could not be loaded; anomalib goes on without it." in run.stderr
+
+
+def test_a_riad_of_anomalibs_own_comes_first(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = object()
+    models = SimpleNamespace(Riad=theirs)
+    monkeypatch.setitem(sys.modules, "anomalib.models", models)  # type: ignore[misc]
+    with caplog.at_level(logging.INFO):
+        plugin._import_models()
+    assert models.Riad is theirs
+    assert "anomalib brings a Riad of its own" in caplog.text
+
+
+def test_the_wheel_brings_the_hook_along(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path, ROOT], check=True)
+    run = python(KNOWN + "\nprint(riad_anomalib.__file__, riad_anomalib.__version__)", PYTHONPATH=str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(str(tmp_path))
+    assert (tmp_path / "riad_anomalib" / "py.typed").exists()
