@@ -42,8 +42,9 @@ def _view(photograph: Array, rng: Random) -> Array:
         + turn
         + transform.EuclideanTransform(translation=centre + shift)
     )
-    view = transform.warp(photograph, where, output_shape=(SIZE, SIZE), order=1, mode="reflect")
-    return np.clip(view * rng.uniform(0.95, 1.05) + rng.normal(0, 0.006, view.shape), 0, 1)
+    view: Array = transform.warp(photograph, where, output_shape=(SIZE, SIZE), order=1, mode="reflect")
+    view = view * rng.uniform(0.95, 1.05) + rng.normal(0, 0.006, view.shape)
+    return view.clip(0, 1)
 
 
 def _place(rng: Random) -> Array:

@@ -76,7 +76,7 @@ def _import_models() -> None:
     try:
         # Where our module is what imported anomalib, it is half-imported now; this returns and its end registers.
         import_module("riad_anomalib.models.riad")
-    except Exception:  # noqa: BLE001 - whatever is wrong here must not take anomalib's other models away
+    except Exception:  # whatever is wrong here must not take anomalib's other models away
         logger.warning("riad_anomalib could not be loaded; anomalib goes on without it.", exc_info=True)
 
 

@@ -18,7 +18,8 @@ import riad_anomalib
 from anomalib.models import Riad, get_model, list_models
 assert Riad is riad_anomalib.Riad, Riad
 small = {"base_width": 1, "region_sizes": [8], "image_size": [16, 16], "num_disjoint_sets": 2}
-for model in (get_model("riad", **small), get_model("Riad", **small), get_model({"class_path": "Riad", "init_args": small})):
+spec = {"class_path": "Riad", "init_args": small}
+for model in (get_model("riad", **small), get_model("Riad", **small), get_model(spec)):
     assert type(model) is Riad and model.name == "Riad", model
 assert [name for name in list_models() if "riad" in name.lower()] == ["riad"]
 assert [name for name in list_models("pascal") if "riad" in name.lower()] == ["Riad"]
@@ -94,7 +95,7 @@ def test_a_broken_installation_costs_a_warning_and_no_other_model() -> None:
 def test_a_riad_of_anomalibs_own_comes_first(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     theirs = object()
     models = SimpleNamespace(Riad=theirs)
-    monkeypatch.setitem(sys.modules, "anomalib.models", models)  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "anomalib.models", models)
     with caplog.at_level(logging.INFO):
         plugin._import_models()
     assert models.Riad is theirs

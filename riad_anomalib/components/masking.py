@@ -56,7 +56,7 @@ def check_regions(image_size: tuple[int, int], region_sizes: Sequence[int], num_
         )
         raise ValueError(msg)
     num_regions = (height // max(region_sizes)) * (width // max(region_sizes))
-    if not 2 <= num_sets <= num_regions:
+    if num_sets < 2 or num_sets > num_regions:  # noqa: PLR2004
         msg = (
             f"num_disjoint_sets is {num_sets}: it must be at least 2, so that something stays visible, and at most "
             f"{num_regions}, the number of {max(region_sizes)}x{max(region_sizes)} regions of a {height}x{width} image"
@@ -66,7 +66,7 @@ def check_regions(image_size: tuple[int, int], region_sizes: Sequence[int], num_
 
 def _sets_of_pixels(order: Tensor, height: int, width: int, region_size: int, num_sets: int) -> Tensor:
     """Deal regions to sets in the given order ``(..., H/k * W/k)`` and spread them over pixels ``(..., H, W)``."""
-    sets = (order % num_sets).unflatten(-1, (height // region_size, width // region_size))
+    sets: Tensor = (order % num_sets).unflatten(-1, (height // region_size, width // region_size))
     return sets.repeat_interleave(region_size, dim=-2).repeat_interleave(region_size, dim=-1)
 
 
@@ -162,6 +162,6 @@ def reassemble(inpainted: Tensor, removed: Tensor) -> Tensor:
     Returns:
         Reconstruction, ``(N, C, H, W)``.
     """
-    partial = inpainted.unflatten(0, (-1, removed.shape[-4]))  # (N, S, C, H, W)
+    partial: Tensor = inpainted.unflatten(0, (-1, removed.shape[-4]))  # (N, S, C, H, W)
     # Not a product with the mask as in Eq. 2: 0 * inf is NaN. Exactly one term per pixel is not zero.
     return partial.masked_fill(~removed, 0.0).sum(dim=1)  # (N, C, H, W)

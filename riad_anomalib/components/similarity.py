@@ -1,4 +1,4 @@
-"""Similarity of an image and its reconstruction: Prewitt gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
+"""Similarity of an image and its reconstruction: gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
 
 from functools import partial
 

@@ -1,5 +1,7 @@
 """The inpainting network: a U-Net ([RIAD] Sec. 3.2, Fig. 4)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -35,18 +37,20 @@ class InpaintingUNet(nn.Module):
             raise ValueError(msg)
         self.skip_connections = skip_connections
         widths = [base_width * factor for factor in (1, 2, 4, 8, 8)]
-        self.encoder = nn.ModuleList([nn.Sequential(_convolution(channels, widths[0]), _convolution(widths[0], widths[0]))])
+        self.encoder = nn.ModuleList(
+            [nn.Sequential(_convolution(channels, widths[0]), _convolution(widths[0], widths[0]))]
+        )
         self.upsamplers = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        for above, below in zip(widths, widths[1:], strict=False):
+        for above, below in pairwise(widths):
             self.encoder.append(nn.Sequential(_convolution(above, below, 4, stride=2), _convolution(below, below)))
-        for below, above in zip(widths[::-1], widths[-2::-1], strict=False):
+        for below, above in pairwise(reversed(widths)):
             self.upsamplers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1))
             seen = 2 * above if skip_connections else above
             self.decoder.append(nn.Sequential(_convolution(seen, above), _convolution(above, above)))
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         # Weights in this layout put the activations in it too; the results are the same, CPUs and GPUs are faster.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, masked: Tensor) -> Tensor:
         """Inpaint masked copies.

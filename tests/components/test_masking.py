@@ -57,7 +57,12 @@ def test_every_region_is_dealt_to_every_set_equally_often() -> None:
 
 
 def test_the_fixed_partition_never_changes() -> None:
-    assert fixed_partition(8, 8, 2, 3, seed=0)[::2, ::2].tolist() == [[1, 0, 2, 0], [1, 1, 2, 2], [1, 1, 0, 2], [0, 0, 2, 0]]
+    assert fixed_partition(8, 8, 2, 3, seed=0)[::2, ::2].tolist() == [
+        [1, 0, 2, 0],
+        [1, 1, 2, 2],
+        [1, 1, 0, 2],
+        [0, 0, 2, 0],
+    ]
     digest = hashlib.sha256(fixed_partition(256, 256, 2, 3, seed=0).numpy().astype(np.uint8).tobytes()).hexdigest()
     assert digest[:16] == "865af4360ff4ea2c"
 
@@ -70,10 +75,10 @@ def test_the_seed_and_the_sizes_decide_the_fixed_partition() -> None:
 
 
 def test_the_fixed_partition_leaves_the_global_generators_alone() -> None:
-    before = torch.random.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[index,union-attr]  # noqa: NPY002
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[index]  # noqa: NPY002
     fixed_partition(32, 32, 4, 3, seed=0)
     assert torch.equal(before[0], torch.random.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tobytes()  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert before[1] == np.random.get_state()[1].tobytes()  # type: ignore[index]  # noqa: NPY002
 
 
 def test_masked_copies_and_reassembly_agree_with_the_slow_loops() -> None:

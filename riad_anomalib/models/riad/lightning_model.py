@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms.v2 import Resize
@@ -29,6 +31,11 @@ DEFAULT_EPOCHS = 300
 """Length of training when the user gives none ([RIAD] Sec. 4.3)."""
 LR_DROP_AT = 250 / 300
 """Share of training after which the learning rate drops to a tenth ([RIAD] Sec. 4.3)."""
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside of Trainer's own class
+    return callbacks
 
 
 class Riad(AnomalibModule):
@@ -154,10 +161,17 @@ class Riad(AnomalibModule):
             and trainer.state.fn == TrainerFn.FITTING
             and trainer.max_epochs is None
             and trainer.max_steps == -1
-            and not any(isinstance(callback, Timer) for callback in trainer.callbacks)
+            and not any(isinstance(callback, Timer) for callback in _callbacks(trainer))
         ):
             trainer.fit_loop.max_epochs = DEFAULT_EPOCHS
         super(Riad, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Return anomalib's components, and let the saved config of a command-line run say ``Riad``, not ``riad``."""
+        for callback in _callbacks(self._trainer) if self._trainer else ():
+            if isinstance(callback, SaveConfigCallback):
+                callback.config["model"]["class_path"] = "riad_anomalib.Riad"
+        return super().configure_callbacks()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -175,7 +189,7 @@ class Riad(AnomalibModule):
         probe = self._probe_pre_processor(*self.model.image_size)
         if probe.min() < 0 or probe.max() > 1:
             msg = (
-                f"the pre-processor maps images in [0, 1] to [{probe.min():.3g}, {probe.max():.3g}]; RIAD needs [0, 1], "
+                f"the pre-processor maps images in [0, 1] to [{probe.min():.3g}, {probe.max():.3g}]; RIAD needs [0, 1] "
                 "because a removed pixel is 0: take Normalize (or what else rescales values) out of its transform"
             )
             raise ValueError(msg)
@@ -186,20 +200,22 @@ class Riad(AnomalibModule):
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Reconstruct a batch of normal images from random partitions and compare ([RIAD] Alg. 2)."""
         del args, kwargs
-        terms = self.loss.terms(self.model(batch.image), batch.image)
+        image: Tensor = batch.image  # type: ignore[assignment]
+        terms = self.loss.terms(self.model(image), image)
         loss = self.loss.weigh(terms)
         logged = {f"train_{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_epoch=True, batch_size=len(batch.image), sync_dist=True)
-        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, batch_size=len(batch.image), sync_dist=True)
+        self.log_dict(logged, on_epoch=True, batch_size=len(image), sync_dist=True)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, batch_size=len(image), sync_dist=True)
         return {"loss": loss}
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Score a batch."""
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        scored: ImageBatch = batch.update(**self.model(batch.image)._asdict())
+        return scored  # type: ignore[return-value]  # anomalib's batches stand in for Lightning's mappings
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam; the learning rate drops to a tenth after 5/6 of training, however long that is ([RIAD] Sec. 4.3)."""
@@ -210,7 +226,7 @@ class Riad(AnomalibModule):
     def _progress(self, step: int) -> float:
         """Return the share of training that is over, by whichever limit is nearer: epochs, steps or time."""
         progress = step / self.trainer.estimated_stepping_batches
-        for timer in self.trainer.callbacks:
+        for timer in _callbacks(self.trainer):
             if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
                 elapsed = timer.time_elapsed()
                 progress = max(progress, elapsed / (elapsed + remaining))

@@ -65,7 +65,7 @@ class RiadModel(nn.Module):
             msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
             raise ValueError(msg)
         if smoothing_size < 1 or smoothing_size % 2 == 0:
-            msg = f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, so that the window has a centre"
+            msg = f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels"
             raise ValueError(msg)
         if not 0 <= partition_seed < 2**32:
             msg = f"partition_seed is {partition_seed}: it must be in [0, 2**32)"
@@ -91,10 +91,15 @@ class RiadModel(nn.Module):
         self.image_size = (height, width)
         # DEVIATES [RIAD] Sec. 3.4: the paper draws partitions anew for every test image, which makes its scores
         # irreproducible; here they are drawn once, so that an image has one score.
-        removed = torch.stack([
-            removed_regions(fixed_partition(height, width, k, self.num_disjoint_sets, self.partition_seed), self.num_disjoint_sets)
-            for k in self.region_sizes
-        ])  # (K, S, 1, H, W)
+        removed = torch.stack(
+            [
+                removed_regions(
+                    fixed_partition(height, width, k, self.num_disjoint_sets, self.partition_seed),
+                    self.num_disjoint_sets,
+                )
+                for k in self.region_sizes
+            ]
+        )  # (K, S, 1, H, W)
         device = self.removed.device if hasattr(self, "removed") else None
         # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
         self.register_buffer("removed", removed.to(device), persistent=False)
@@ -115,7 +120,7 @@ class RiadModel(nn.Module):
         height, width = self.image_size
         if image.ndim != 4 or tuple(image.shape[1:]) != (self.channels, height, width):  # noqa: PLR2004
             msg = (
-                f"images came as {tuple(image.shape)}, the model was built for (N, {self.channels}, {height}, {width}): "
+                f"images are {tuple(image.shape)}, the model was built for (N, {self.channels}, {height}, {width}): "
                 "resize them in the pre-processor, or build the model with their size as image_size"
             )
             raise ValueError(msg)
@@ -166,13 +171,15 @@ class RiadModel(nn.Module):
         num_images, num_sizes = image.shape[0], len(self.region_sizes)
         images = image.unsqueeze(1).expand(-1, num_sizes, -1, -1, -1).flatten(0, 1)  # (N*K, C, H, W)
         removed = self.removed.repeat(num_images, 1, 1, 1, 1)  # (N*K, S, 1, H, W)
-        return self.reconstruct(images, removed).unflatten(0, (-1, num_sizes))
+        reconstructions: Tensor = self.reconstruct(images, removed).unflatten(0, (-1, num_sizes))
+        return reconstructions
 
     def _inpaint(self, masked: Tensor) -> Tensor:
         """Run the network on all masked copies, in equal parts where they would take too much memory."""
         # In training batch norm looks at the whole batch, and an exported graph cannot count images of a dynamic batch.
         if self.training or torch.compiler.is_exporting():
-            return self.network(masked)
+            whole: Tensor = self.network(masked)
+            return whole
         values = masked.shape[0] * self.base_width * masked.shape[-2] * masked.shape[-1]
         parts = masked.chunk(math.ceil(values / _MAX_FEATURE_VALUES))
         return torch.cat([self.network(part) for part in parts])

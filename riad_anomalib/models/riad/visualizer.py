@@ -1,7 +1,7 @@
 """A picture of what RIAD saw and what it painted."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
@@ -11,11 +11,9 @@ from anomalib.visualization.image.functional import (
     visualize_anomaly_map,
     visualize_image,
 )
+from lightning.pytorch import Trainer
 
-if TYPE_CHECKING:
-    from anomalib.data import ImageBatch
-    from anomalib.models import AnomalibModule
-    from lightning.pytorch import Trainer
+from .torch_model import RiadModel
 
 
 class ReconstructionVisualizer(ImageVisualizer):
@@ -26,28 +24,25 @@ class ReconstructionVisualizer(ImageVisualizer):
     arguments are those of anomalib's ``ImageVisualizer``.
     """
 
-    def on_test_batch_end(
-        self,
-        trainer: "Trainer",
-        pl_module: "AnomalibModule",
-        outputs: "ImageBatch",
-        batch: "ImageBatch",
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the pictures of a batch; prediction ends here too."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ANN401
+        """Write the pictures of a batch; prediction ends here too.
+
+        Raises:
+            TypeError: If the model is not RIAD and has no reconstruction to show.
+        """
+        if not isinstance(pl_module.model, RiadModel):
+            msg = f"ReconstructionVisualizer is for Riad, the model is {pl_module.name}: use anomalib's ImageVisualizer"
+            raise TypeError(msg)
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
         reconstructions = pl_module.model.reconstructions(batch.image).mean(dim=1)  # (N, C, H, W)
         datamodule = getattr(trainer, "datamodule", None)
         for item, reconstruction in zip(batch, reconstructions, strict=True):
             panels = {
                 "Image": visualize_image(item.image),
-                "Reconstruction": visualize_image(reconstruction.clamp(0, 1)),
+                "Reconstruction": visualize_image(reconstruction),
                 "Anomaly Map": visualize_anomaly_map(item.anomaly_map, colormap=True),
             }
-            titled = [
-                add_text_to_image(panel.resize(self.field_size), title) for title, panel in panels.items()
-            ]
+            titled = [add_text_to_image(panel.resize(self.field_size), title) for title, panel in panels.items()]
             filename = generate_output_filename(
                 input_path=item.image_path or "",
                 output_path=Path(trainer.default_root_dir) / "reconstructions",

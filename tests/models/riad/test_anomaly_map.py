@@ -10,7 +10,9 @@ from riad_anomalib.models.riad.anomaly_map import anomaly_map, anomaly_score, me
 def test_the_mean_filter_agrees_with_the_slow_loop(size: int) -> None:
     torch.manual_seed(0)
     values = torch.rand(1, 1, 16, 24, dtype=torch.float64)
-    np.testing.assert_allclose(mean_filter(values, size)[0, 0].numpy(), reference.mean_filter(values[0, 0].numpy(), size))
+    np.testing.assert_allclose(
+        mean_filter(values, size)[0, 0].numpy(), reference.mean_filter(values[0, 0].numpy(), size)
+    )
 
 
 def test_the_mean_filter_leaves_a_uniform_map_as_it_is() -> None:

@@ -61,18 +61,15 @@ class TestRiad(ModelContract):
         model = self.build(**arguments)
         assert model.pre_processor is not None
         images = model.pre_processor(self.images())
-        optimizer = torch.optim.SGD(model.parameters(), lr=model.lr)
+        optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
         torch.manual_seed(1)
         model.loss(model.train().model(images), images).backward()
         optimizer.step()
-        scores = self.scores(model, images)
-        assert scores.anomaly_map is not None
-        return scores.anomaly_map.double().mean().item()
+        return self.scores(model, images)[0].double().mean().item()
 
     @pytest.mark.parametrize("score_function", ["msgms", "ssim"])
     def test_no_skips_and_both_score_functions_export(self, score_function: str, tmp_path: Path) -> None:
-        self.small = {**SMALL, "score_function": score_function, "skip_connections": False, "num_disjoint_sets": 2}
-        self.test_onnx_and_openvino_score_like_torch(tmp_path)
+        self.check_export(tmp_path, score_function=score_function, skip_connections=False, num_disjoint_sets=2)
 
 
 @pytest.fixture
@@ -132,15 +129,14 @@ def test_it_trains_tests_and_predicts_on_a_folder(folder: Folder, tmp_path: Path
     for row in rows:
         terms = sum(float(row[f"train_{name}_loss_step"]) for name in ("msgms", "ssim", "l2"))
         assert float(row["train_loss_step"]) == pytest.approx(terms, abs=1e-5)
-    predictions = run.predict(model, data_path=tmp_path / "images" / "bad", ckpt_path=run.best_model_path)
-    assert predictions is not None
+    predictions: Any = run.predict(model, data_path=tmp_path / "images" / "bad", ckpt_path=run.best_model_path)
     assert len(predictions) == 2
     assert all(torch.isfinite(prediction.pred_score).all() for prediction in predictions)
     root = run.trainer.default_root_dir
     for pictures in ("images", "reconstructions"):
         assert len(list(Path(root, pictures).rglob("*.png"))) >= 3
-    picture = Image.open(next(Path(root, "reconstructions").rglob("*.png")))
-    assert picture.width > 2.9 * picture.height  # input, reconstruction, map
+    with Image.open(next(Path(root, "reconstructions").rglob("*.png"))) as picture:
+        assert picture.width > 2.9 * picture.height  # input, reconstruction, map
 
 
 def test_training_lowers_the_loss(folder: Folder, tmp_path: Path) -> None:
@@ -155,10 +151,24 @@ def test_training_lowers_the_loss(folder: Folder, tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_training_takes_300_epochs_unless_the_user_says_otherwise(folder: Folder, tmp_path: Path) -> None:
+    class Stop(Record):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    record = Stop()
+    model = Riad(**SMALL)
+    run = engine(tmp_path, callbacks=[record])
+    run.fit(model, datamodule=folder)
+    assert record.max_epochs == 300
+    per_epoch = run.trainer.num_training_batches
+    rates = [model.lr_schedulers().lr_lambdas[0](epoch * per_epoch) for epoch in (249.9, 250, 299.9)]  # type: ignore[union-attr]
+    assert rates == [1.0, 0.1, 0.1]
+
+
 @pytest.mark.parametrize(
     ("given", "epochs", "steps"),
     [
-        ({"limit_train_batches": 1, "check_val_every_n_epoch": 1000}, 300, 300),
         ({"max_epochs": 6}, 6, 12),
         ({"max_steps": 6}, -1, 6),
         ({"max_epochs": 6, "max_steps": 4}, 6, 4),
@@ -223,7 +233,7 @@ def test_a_checkpoint_brings_its_image_size_and_scores_the_same_through_every_en
         result = engine(tmp_path).test(fresh, datamodule=folder, ckpt_path=run.best_model_path)[0]
     assert "Images are resized to 32x48 as in the checkpoint, not to 64x64." in caplog.text
     assert result == pytest.approx(expected)
-    loaded = Riad.load_from_checkpoint(run.best_model_path)
+    loaded: Any = Riad.load_from_checkpoint(str(run.best_model_path))
     images = torch.rand(1, 3, 32, 48)
     with torch.no_grad():
         assert torch.equal(loaded.eval().model(images).anomaly_map, model.eval().model(images).anomaly_map)
@@ -235,7 +245,7 @@ def test_an_explicit_pre_processor_wins_and_survives_the_checkpoint(folder: Fold
     assert model.model.image_size == (48, 32)
     run = engine(tmp_path, max_epochs=1)
     run.fit(model, datamodule=folder)
-    loaded = Riad.load_from_checkpoint(run.best_model_path)
+    loaded: Any = Riad.load_from_checkpoint(str(run.best_model_path))
     assert loaded.model.image_size == (48, 32)
     assert loaded.pre_processor.transform is not None
 
@@ -314,8 +324,7 @@ def test_one_image_of_any_kind_is_enough_to_train_and_predict(tmp_path: Path) ->
         model = Riad(**SMALL)
         run = engine(tmp_path, max_epochs=1)
         run.fit(model, datamodule=single)
-        predictions = run.predict(model, data_path=path)
-        assert predictions is not None
+        predictions: Any = run.predict(model, data_path=path)
         assert torch.isfinite(predictions[0].anomaly_map).all(), path
         assert all(parameter.isfinite().all() for parameter in model.parameters())
 

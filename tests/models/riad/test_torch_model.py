@@ -43,7 +43,7 @@ class Oracle(nn.Module):
 def test_an_oracle_reassembles_to_exactly_the_image(training: bool) -> None:
     model = build().train(training)
     image = torch.rand(2, 3, 32, 48)
-    model.network = Oracle(image)
+    model.network = Oracle(image)  # type: ignore[assignment]
     if training:
         assert torch.equal(model(image), image)
     else:
@@ -54,7 +54,8 @@ def test_an_oracle_reassembles_to_exactly_the_image(training: bool) -> None:
 def test_all_masked_copies_go_through_the_network_at_once_and_cover_every_pixel_once() -> None:
     model = build()
     image = torch.rand(2, 3, 32, 48) + 0.1  # nothing is zero before masking
-    model.network = oracle = Oracle(image)
+    oracle = Oracle(image)
+    model.network = oracle  # type: ignore[assignment]
     model.train()(image)
     model.eval()(image)
     in_training, at_inference = oracle.seen

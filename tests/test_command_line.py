@@ -1,0 +1,232 @@
+"""The stock ``anomalib`` command, in processes of its own, on the demo's pictures."""
+
+import csv
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from anomalib.deploy import OpenVINOInferencer
+
+from riad_anomalib import Riad, demo_data
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = "--model.image_size [32,48] --model.base_width 4 --model.region_sizes [2,8]"
+COFFEE = "--data MVTecAD --data.root datasets --data.category coffee --data.train_batch_size 2"
+CPU = "--trainer.accelerator cpu --trainer.enable_progress_bar false"
+
+
+def start(arguments: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("anomalib"), *shlex.split(arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "COLUMNS": "200", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def anomalib(arguments: str, folder: Path, **environment: str) -> str:
+    process = start(arguments, folder, **environment)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with few of the demo's pictures, as a user's own would lie there."""
+    folder = tmp_path_factory.mktemp("workplace")
+    category = demo_data.make_demo_data(folder / "datasets")
+    for path in category.rglob("*.png"):
+        if int(path.stem.removesuffix("_mask")) >= 4:
+            path.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> Path:
+    """A checkpoint of ``anomalib train --model riad``."""
+    output = anomalib(f"train --model riad {TINY} {COFFEE} --trainer.max_epochs 2 {CPU}", workplace)
+    assert "image_AUROC" in output
+    assert "pixel_AUROC" in output
+    assert [path.name for path in (workplace / "results").iterdir()] == ["Riad"]
+    return workplace / "results/Riad/MVTecAD/coffee/v0/weights/lightning/model.ckpt"
+
+
+def test_train_leaves_a_checkpoint_pictures_and_a_config_with_one_name(trained: Path) -> None:
+    run = trained.parents[2]
+    assert len(list(run.glob("images/*/*.png"))) == 20
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["class_path"] == "riad_anomalib.Riad"
+    assert config["model"]["init_args"]["lr"] == 1e-4
+    torch.load(trained, weights_only=True)
+
+
+def test_test_and_predict_with_the_checkpoint_by_any_spelling(trained: Path, workplace: Path) -> None:
+    output = anomalib(f"test --model Riad {TINY} {COFFEE} --ckpt_path {trained} {CPU}", workplace)
+    assert "image_AUROC" in output
+    # The image size comes from the checkpoint: the default of 256x256 is not what it was trained with.
+    anomalib(
+        "predict --model riad_anomalib.Riad --model.base_width 4 --model.region_sizes [2,8] "
+        "--model.visualizer riad_anomalib.ReconstructionVisualizer "
+        f"--data datasets/coffee/test/stain --ckpt_path {trained} {CPU}",
+        workplace,
+    )
+    for kind in ("images", "reconstructions"):
+        assert len(list((workplace / "results/Riad").glob(f"latest/{kind}/**/*.png"))) == 4
+
+
+def test_export_to_openvino_and_infer_as_torch_does(trained: Path, workplace: Path) -> None:
+    anomalib(
+        f"export --model riad {TINY} --export_type openvino --export_root exported --ckpt_path {trained} "
+        """--onnx_kwargs '{"opset_version": 18}'""",
+        workplace,
+    )
+    exported = workplace / "exported/weights/openvino/model.xml"
+    inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+    model = Riad.load_from_checkpoint(trained, map_location="cpu").eval()
+    image = np.random.default_rng(0).random((32, 48, 3), dtype=np.float32)
+    from_openvino = inferencer.predict(image)
+    with torch.no_grad():
+        from_torch = model(torch.from_numpy(image).permute(2, 0, 1)[None])
+    for name in ("anomaly_map", "pred_score"):
+        value = getattr(from_torch, name).squeeze()
+        np.testing.assert_allclose(getattr(from_openvino, name).squeeze(), value, atol=1e-4)
+
+
+def test_a_mistake_ends_in_a_message_that_says_what_to_do(workplace: Path) -> None:
+    process = start(f"train --model riad --model.image_size [250,256] {COFFEE}", workplace)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "set image_size to 240x256 or 256x256" in " ".join(output.split())
+
+
+def test_after_kill_9_training_goes_on_from_the_last_epoch(workplace: Path, tmp_path: Path) -> None:
+    config = (
+        f"fit --config {CONFIGS}/riad.yaml --data {CONFIGS}/mvtec_ad.yaml --data.root {workplace}/datasets "
+        f"--data.category coffee --data.num_workers 0 {TINY} {CPU}"
+    )
+    checkpoint = tmp_path / "results/lightning_logs/version_0/checkpoints/last.ckpt"
+    process = start(config, tmp_path)
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    epoch = torch.load(checkpoint, weights_only=True)["epoch"]
+    output = anomalib(f"{config} --ckpt_path {checkpoint} --trainer.max_epochs {epoch + 3}", tmp_path)
+    assert "Restored all states from the checkpoint" in output
+    assert f"`max_epochs={epoch + 3}` reached" in output
+    resumed = tmp_path / "results/lightning_logs/version_1/checkpoints/last.ckpt"
+    assert torch.load(resumed, weights_only=True)["epoch"] == epoch + 2
+
+
+DDP = """
+import sys
+from pathlib import Path
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from lightning.pytorch import Callback, seed_everything
+from riad_anomalib import Riad
+
+class Watch(Callback):
+    def on_train_start(self, trainer, model):
+        removed = model.model.random_removed(1, model.device)
+        torch.save((removed, next(model.model.network.head.parameters())), f"rank{trainer.global_rank}.pt")
+
+    def on_train_end(self, trainer, model):
+        torch.save(next(model.model.network.head.parameters()), f"trained{trainer.global_rank}.pt")
+
+if __name__ == "__main__":
+    seed_everything(0)
+    data = MVTecAD(root=sys.argv[1], category="coffee", train_batch_size=1, num_workers=0)
+    model = Riad(image_size=(32, 48), region_sizes=(2,), base_width=4, lr=0.01)
+    Engine(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, callbacks=[Watch()]).fit(model, datamodule=data)
+"""
+
+
+def test_two_processes_train_one_network_with_partitions_of_their_own(workplace: Path, tmp_path: Path) -> None:
+    script = tmp_path / "ddp.py"
+    script.write_text(DDP)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", script, workplace / "datasets"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (removed, before), (removed_there, before_there) = (torch.load(tmp_path / f"rank{i}.pt") for i in (0, 1))
+    assert torch.equal(before, before_there)
+    assert not torch.equal(removed, removed_there)
+    trained, trained_there = (torch.load(tmp_path / f"trained{i}.pt") for i in (0, 1))
+    assert torch.equal(trained, trained_there)
+    assert not torch.equal(trained, before)
+
+
+@pytest.mark.parametrize("name", ["riad", "riad_small", "demo"])
+def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) -> None:
+    data = "" if name == "demo" else f"--data {CONFIGS}/mvtec_ad.yaml"
+    # The paper's width takes seconds a step here: the step is real, the network narrow.
+    anomalib(
+        f"fit --config {CONFIGS}/{name}.yaml {data} --data.root {workplace}/datasets --data.category coffee "
+        f"--data.num_workers 0 --model.base_width 2 --trainer.max_steps 1 --trainer.limit_val_batches 1 {CPU}",
+        tmp_path,
+    )
+    metrics = next(tmp_path.rglob("hparams.yaml"))
+    saved = yaml.safe_load(metrics.read_text())
+    given = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
+    for argument in set(given) - {"base_width", "evaluator", "image_size"}:
+        assert saved[argument] == given[argument]
+
+
+def test_the_papers_recipe_is_the_default() -> None:
+    given: dict[str, Any] = yaml.safe_load((CONFIGS / "riad.yaml").read_text())["model"]["init_args"]
+    defaults = dict(Riad().hparams)
+    assert given == {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+
+
+def test_the_benchmark_puts_riad_beside_patchcore_and_draem(workplace: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((CONFIGS / "benchmark.yaml").read_text())
+    textures = tmp_path / "textures" / "wood"
+    textures.mkdir(parents=True)
+    shutil.copy(workplace / "datasets/coffee/train/good/000.png", textures)
+    small = {
+        "Riad": "${oc.create:{base_width: 4, image_size: [32, 32], region_sizes: [2, 8]}}",
+        "Patchcore": "${oc.create:{backbone: resnet18, layers: [layer2], pre_trained: false}}",
+        "Draem": f"${{oc.create:{{dtd_dir: {textures.parent}}}}}",
+    }
+    models = config["benchmark"]["model"]["grid"]
+    assert [model["class_path"] for model in models] == list(small)
+    for model in models:
+        model["init_args"] = small[model["class_path"]]
+    config["accelerator"] = ["cpu"]
+    for path in ("train/good", "test/good", "test/stain", "ground_truth/stain"):  # DRAEM takes seconds an image
+        for picture in sorted((workplace / "datasets/coffee" / path).iterdir())[:2]:
+            (tmp_path / "datasets/coffee" / path).mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, tmp_path / "datasets/coffee" / path)
+    data = config["benchmark"]["data"]["init_args"]
+    data.update(root=str(tmp_path / "datasets"), category="coffee", num_workers=0, train_batch_size=2)
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
+    anomalib("benchmark --config benchmark.yaml", tmp_path, PL_TRAINER_MAX_EPOCHS="1")
+    (results,) = (tmp_path / "runs/benchmark").glob("*/results.csv")
+    with results.open() as file:
+        rows = {row["model.class_path"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(small)
+    for row in rows.values():
+        assert 0 <= float(row["image_AUROC"]) <= 1
+        assert 0 <= float(row["pixel_AUROC"]) <= 1
