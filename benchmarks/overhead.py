@@ -9,23 +9,25 @@ import argparse
 import platform
 from collections.abc import Callable
 from statistics import median
+from time import perf_counter
 
 import torch
-from torch.utils.benchmark import Timer
-
 from riad_anomalib import Riad
 
 
 def compare(name: str, whole: Callable[[], None], bare: Callable[[], None], repeats: int, device: str) -> None:
     """Print the median times of both and of their ratio, and its range."""
-    pairs = []
-    for _ in range(repeats + 1):
-        times = [
-            Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()).timeit(1).mean
-            for run in (whole, bare)
-        ]
-        pairs.append(times)
-    pairs = pairs[1:]  # the first ones warm up
+
+    def seconds(run: Callable[[], None]) -> float:
+        start = perf_counter()
+        run()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        return perf_counter() - start
+
+    whole()  # warm up
+    bare()
+    pairs = [(seconds(whole), seconds(bare)) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
     print(
         f"{name:10} RIAD {median(a for a, _ in pairs):8.3f} s   U-Net alone {median(b for _, b in pairs):8.3f} s   "

@@ -66,6 +66,7 @@ def check_regions(image_size: tuple[int, int], region_sizes: Sequence[int], num_
 
 def _sets_of_pixels(order: Tensor, height: int, width: int, region_size: int, num_sets: int) -> Tensor:
     """Deal regions to sets in the given order ``(..., H/k * W/k)`` and spread them over pixels ``(..., H, W)``."""
+    # CHOICE [RIAD] Alg. 1: N regions need not be a multiple of n; dealt in turn, the sets' sizes differ by one at most.
     sets: Tensor = (order % num_sets).unflatten(-1, (height // region_size, width // region_size))
     return sets.repeat_interleave(region_size, dim=-2).repeat_interleave(region_size, dim=-1)
 

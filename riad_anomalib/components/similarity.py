@@ -7,8 +7,8 @@ from kornia.metrics import ssim
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+# CHOICE [RIAD] Eq. 4: the paper gives no c; this is that of [GMSD], 170 for [0, 255], for images in [0, 1].
 GMS_CONSTANT = 170 / 255**2
-"""c of [GMSD] for images in [0, 1]; its authors give 170 for [0, 255]."""
 NUM_SCALES = 4
 """Scales of MSGMS: the image and its 1/2, 1/4 and 1/8 ([RIAD] Sec. 3.2)."""
 
@@ -31,6 +31,7 @@ def gradient_magnitude(image: Tensor) -> Tensor:
     Returns:
         Magnitudes in [0, sqrt(2)] for an image in [0, 1], ``(N, C, H, W)``.
     """
+    # CHOICE [RIAD] Eq. 3: colour and border are left open; every channel by itself, the outermost pixels repeated.
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")  # (N, C, H+2, W+2)
     # Sums and differences instead of a convolution: the same numbers, and autocast leaves them in float32.
     down = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]  # (N, C, H, W+2)
@@ -83,6 +84,7 @@ def msgms_map(image: Tensor, reconstruction: Tensor) -> Tensor:
     Returns:
         Similarity in (0, 1], ``(N, 1, H, W)``.
     """
+    # CHOICE [RIAD] Sec. 3.4: how to upsample is left open; bilinear, and the mean over channels.
     per_scale = [
         F.interpolate(similarity.mean(dim=1, keepdim=True), size=image.shape[-2:], mode="bilinear")  # (N, 1, H, W)
         for similarity in gms_pyramid(image, reconstruction)

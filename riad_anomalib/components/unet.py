@@ -45,6 +45,7 @@ class InpaintingUNet(nn.Module):
         for above, below in pairwise(widths):
             self.encoder.append(nn.Sequential(_convolution(above, below, 4, stride=2), _convolution(below, below)))
         for below, above in pairwise(reversed(widths)):
+            # CHOICE [RIAD] Fig. 4: norm and activation follow the two convolutions of a level, not the upsampling.
             self.upsamplers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1))
             seen = 2 * above if skip_connections else above
             self.decoder.append(nn.Sequential(_convolution(seen, above), _convolution(above, above)))

@@ -24,6 +24,7 @@ def mean_filter(values_map: Tensor, size: int) -> Tensor:
     Returns:
         Smoothed maps, ``(N, 1, H, W)``.
     """
+    # CHOICE [RIAD] Eq. 8: the border is left open; only pixels of the image count.
     # Two passes of `size` values instead of one of `size` squared: a square window's mean is separable.
     pad = size // 2
     rows = F.avg_pool2d(values_map, (1, size), stride=1, padding=(0, pad), count_include_pad=False)
