@@ -12,6 +12,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+
 from riad_anomalib import Riad
 
 
