@@ -232,24 +232,30 @@ class Riad(AnomalibModule):
                 progress = max(progress, elapsed / (elapsed + remaining))
         return progress
 
+    def _differences(self, checkpoint: dict[str, Any], *names: str) -> str:
+        """Say which of these arguments are others in a checkpoint than here."""
+        saved = checkpoint.get("hyper_parameters", {})
+        return " and ".join(
+            f"{name} is {saved[name]} there and {self.hparams[name]} here"
+            for name in names
+            if name in saved and saved[name] != self.hparams[name]
+        )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the checkpoint's pre-processing and refuse the weights of another network.
 
         Raises:
             ValueError: If the checkpoint's network has another width or other skips than this model.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        misfits = [
-            f"{name} is {saved[name]} there and {self.hparams[name]} here"
-            for name in ("base_width", "skip_connections")
-            if name in saved and saved[name] != self.hparams[name]
-        ]
-        if misfits:
+        if misfits := self._differences(checkpoint, "base_width", "skip_connections"):
             msg = (
-                f"the checkpoint holds another network: {' and '.join(misfits)}; build the model with the checkpoint's "
+                f"the checkpoint holds another network: {misfits}; build the model with the checkpoint's "
                 "values, or use Riad.load_from_checkpoint, which takes them over by itself"
             )
             raise ValueError(msg)
+        scoring = ("region_sizes", "num_disjoint_sets", "score_function", "smoothing_size", "partition_seed")
+        if misfits := self._differences(checkpoint, *scoring):
+            logger.warning("The checkpoint's thresholds are for other scores than this model's: %s.", misfits)
         super().on_load_checkpoint(checkpoint)
         size_before, size = self.model.image_size, self._size_after_pre_processor()
         if size == size_before:

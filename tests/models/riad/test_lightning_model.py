@@ -139,6 +139,34 @@ def test_it_trains_tests_and_predicts_on_a_folder(folder: Folder, tmp_path: Path
         assert picture.width > 2.9 * picture.height  # input, reconstruction, map
 
 
+def test_the_engines_verbs_agree_in_any_order(folder: Folder, tmp_path: Path) -> None:
+    """What anomalib's own integration tests ask of every model, with a check of what comes out."""
+    seed_everything(0)
+    run = engine(tmp_path, max_epochs=1)
+    model = Riad(**SMALL)
+    run.fit(model, datamodule=folder)
+    checkpoint = str(run.best_model_path)
+    tested = run.test(model, datamodule=folder)[0]
+    assert engine(tmp_path).test(Riad(**SMALL), datamodule=folder, ckpt_path=checkpoint)[0] == pytest.approx(tested)
+    fresh = Riad(**SMALL)
+    assert fresh.post_processor is not None
+    assert torch.isnan(torch.as_tensor(fresh.post_processor.image_threshold))
+    engine(tmp_path).validate(fresh, datamodule=folder, ckpt_path=checkpoint)
+    assert fresh.post_processor.image_threshold == pytest.approx(model.post_processor.image_threshold)  # type: ignore[union-attr]
+    predicted: Any = engine(tmp_path).predict(Riad(**SMALL), datamodule=folder, ckpt_path=checkpoint)
+    images = torch.cat([batch.image for batch in predicted])
+    with torch.no_grad():
+        direct = model.eval()(images)  # pre-processor, model and post-processor, as exports have them
+    torch.testing.assert_close(torch.cat([batch.pred_score for batch in predicted]), direct.pred_score)
+    trained = engine(tmp_path, max_epochs=1).train(Riad(**SMALL), datamodule=folder)
+    assert set(trained[0]) == set(tested)
+    exported = run.export(model, export_type="torch", export_root=tmp_path, ckpt_path=checkpoint)
+    assert exported is not None
+    loaded = torch.load(exported, weights_only=False)["model"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(images).pred_score, direct.pred_score)
+
+
 def test_training_lowers_the_loss(folder: Folder, tmp_path: Path) -> None:
     seed_everything(0)
     logger = CSVLogger(tmp_path / "log")
@@ -255,7 +283,11 @@ def test_without_a_pre_processor_images_have_the_given_size(tmp_path: Path) -> N
     del tmp_path
 
 
-def test_another_network_in_the_checkpoint_is_refused(folder: Folder, tmp_path: Path) -> None:
+def test_another_network_in_the_checkpoint_is_refused(
+    folder: Folder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     run = engine(tmp_path, max_epochs=1)
     run.fit(Riad(**SMALL), datamodule=folder)
     other = Riad(**{**SMALL, "base_width": 6, "skip_connections": False})
@@ -263,7 +295,9 @@ def test_another_network_in_the_checkpoint_is_refused(folder: Folder, tmp_path: 
         engine(tmp_path).test(other, datamodule=folder, ckpt_path=run.best_model_path)
     # What only concerns scoring may differ: the same network, another map (Table 6).
     scorer = Riad(**{**SMALL, "score_function": "ssim", "region_sizes": (4,)})
-    engine(tmp_path).test(scorer, datamodule=folder, ckpt_path=run.best_model_path)
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path).test(scorer, datamodule=folder, ckpt_path=run.best_model_path)
+    assert "thresholds are for other scores than this model's: region_sizes is [2, 8] there and [4] here" in caplog.text
     assert scorer.model.score_function == "ssim"
 
 
