@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -92,11 +93,11 @@ class Riad(AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs. The benchmark runner and
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
-        region_sizes = [int(k) for k in region_sizes]
-        if len(image_size) != 2:  # noqa: PLR2004
-            msg = f"image_size is {list(image_size)}: give height and width, for example [256, 256]"
+        region_sizes = [index(k) for k in region_sizes]
+        if not isinstance(image_size, Sequence) or len(image_size) != 2:  # noqa: PLR2004
+            msg = f"image_size is {image_size}: give height and width, for example (256, 256)"
             raise ValueError(msg)
-        image_size = (int(image_size[0]), int(image_size[1]))
+        image_size = (index(image_size[0]), index(image_size[1]))
         if not 0 < lr < float("inf"):
             msg = f"lr is {lr}: it must be a positive number, the paper's is 1e-4"
             raise ValueError(msg)
@@ -225,7 +226,7 @@ class Riad(AnomalibModule):
 
     def _progress(self, step: int) -> float:
         """Return the share of training that is over, by whichever limit is nearer: epochs, steps or time."""
-        progress = step / self.trainer.estimated_stepping_batches
+        progress = step / max(self.trainer.estimated_stepping_batches, 1)
         for timer in _callbacks(self.trainer):
             if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
                 elapsed = timer.time_elapsed()

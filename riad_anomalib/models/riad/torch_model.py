@@ -126,8 +126,8 @@ class RiadModel(nn.Module):
             raise ValueError(msg)
         if self.training:
             return self.reconstruct(image, self.random_removed(len(image), image.device))
-        image = image.float()
-        values_map = anomaly_map(image, self.reconstructions(image), self.score_function, self.smoothing_size)
+        reconstructions = self.reconstructions(image)
+        values_map = anomaly_map(image.float(), reconstructions, self.score_function, self.smoothing_size)
         return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
 
     def random_removed(self, batch_size: int, device: torch.device) -> Tensor:

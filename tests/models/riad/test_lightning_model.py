@@ -313,7 +313,8 @@ def test_normalize_is_refused_before_any_training(stage: str, folder: Folder, tm
     ("arguments", "message"),
     [
         ({"image_size": (250, 256)}, "image size 250x256 is not a multiple of region size 4"),
-        ({"image_size": (256,)}, r"image_size is \[256\]: give height and width"),
+        ({"image_size": (256,)}, r"image_size is \(256,\): give height and width"),
+        ({"image_size": 256}, "image_size is 256: give height and width"),
         ({"lr": 0}, "lr is 0: it must be a positive number"),
         ({"region_sizes": []}, "region_sizes is empty"),
         ({"score_function": "l2"}, "choose one of"),

@@ -126,6 +126,15 @@ def test_the_map_is_computed_in_float32_under_mixed_precision() -> None:
     torch.testing.assert_close(mixed.anomaly_map, expected.anomaly_map, atol=0.02, rtol=0)
 
 
+def test_a_model_held_in_bfloat16_scores_in_float32() -> None:
+    model, image = build().eval(), torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = model(image)
+        low = model.bfloat16()(image.bfloat16())
+    assert low.anomaly_map.dtype == torch.float32
+    torch.testing.assert_close(low.anomaly_map, expected.anomaly_map, atol=0.03, rtol=0)
+
+
 def test_images_of_another_shape_are_refused() -> None:
     model = build()
     for shape in ((3, 32, 48), (1, 1, 32, 48), (1, 3, 48, 32)):
