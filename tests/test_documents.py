@@ -47,7 +47,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     replacements: dict[str, str] = {
         'category="grid"': f'category="{demo_data.CATEGORY}", num_workers=0',
         "base_width=16": "base_width=2",
-        "max_epochs=100": 'max_epochs=1, accelerator="cpu"',
+        "max_epochs=60": 'max_epochs=1, accelerator="cpu"',
     }
     for old, new in replacements.items():
         assert old in code

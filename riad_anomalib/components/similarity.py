@@ -1,7 +1,5 @@
 """Similarity of an image and its reconstruction: gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
 
-from functools import partial
-
 import torch
 from kornia.metrics import ssim
 from torch import Tensor
@@ -15,8 +13,21 @@ NUM_SCALES = 4
 # Keeps the derivative of the square root finite where an image is flat; 1e-6 is far below one grey level (4e-3).
 _TINY = 1e-12
 
-ssim_per_channel = partial(ssim, window_size=11, max_val=1.0, eps=0.0)
-"""kornia's SSIM map, ``(N, C, H, W)`` twice to ``(N, C, H, W)``: Gaussian window of 11, sigma 1.5, reflect border."""
+
+def ssim_per_channel(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the SSIM map of [SSIM] per channel, kornia's: Gaussian window of 11, sigma 1.5, reflected border.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in [-1, 1], ``(N, C, H, W)``.
+    """
+    # kornia before 0.9, the last for Python 3.10, would convolve in the lower precision.
+    with torch.autocast(image.device.type, enabled=False):
+        similarity: Tensor = ssim(image, reconstruction, window_size=11, max_val=1.0, eps=0.0)
+    return similarity
 
 
 def gradient_magnitude(image: Tensor) -> Tensor:
