@@ -28,6 +28,8 @@ from .torch_model import RiadModel
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_IMAGE_SIZE = (256, 256)
+"""Height and width that images are resized to when the user gives none ([RIAD] Sec. 4)."""
 DEFAULT_EPOCHS = 300
 """Length of training when the user gives none ([RIAD] Sec. 4.3)."""
 LR_DROP_AT = 250 / 300
@@ -84,7 +86,7 @@ class Riad(AnomalibModule):
         ssim_weight: float = 1.0,
         smoothing_size: int = 21,
         lr: float = 1e-4,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
         partition_seed: int = 0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
@@ -127,7 +129,7 @@ class Riad(AnomalibModule):
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
-        return PreProcessor(Resize(image_size or (256, 256), antialias=True))
+        return PreProcessor(Resize(image_size or DEFAULT_IMAGE_SIZE, antialias=True))
 
     def _probe_pre_processor(self, height: int, width: int) -> torch.Tensor:
         """Return what the pre-processor makes of a black and a white image, ``(2, 3, H, W)``."""
