@@ -31,10 +31,9 @@ def test_every_view_is_a_view_of_its_own(category: Path) -> None:
     assert len(set(images)) == len(images) == demo_data.NUM_TRAIN + demo_data.NUM_TEST_GOOD
 
 
-def test_masks_mark_what_was_changed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_mark_what_was_changed_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     view = rng.random((demo_data.SIZE, demo_data.SIZE, 3))
-    del monkeypatch
     for name, spoil in demo_data.DEFECTS.items():
         image, mask = spoil(view, rng)
         changed = (image != view).any(axis=-1)
@@ -44,10 +43,10 @@ def test_masks_mark_what_was_changed_and_nothing_else(monkeypatch: pytest.Monkey
 
 
 def test_it_is_the_same_every_time_and_is_not_made_twice(category: Path, tmp_path: Path) -> None:
-    monkey = category / "test/stain/000.png"
-    before = monkey.stat().st_mtime_ns
+    picture = category / "test/stain/000.png"
+    before = picture.stat().st_mtime_ns
     demo_data.make_demo_data(category.parent)
-    assert monkey.stat().st_mtime_ns == before
+    assert picture.stat().st_mtime_ns == before
     again = demo_data.make_demo_data(tmp_path)
     for path in sorted(category.rglob("*.png"))[::20]:
         same = again / path.relative_to(category)

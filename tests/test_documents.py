@@ -1,6 +1,7 @@
 """README and model card say what is true."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ def test_the_head_comment_of_every_config_gives_its_command() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, torch.onnx and OpenVINO about themselves
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_readme_runs(
+    small_demo_data: Callable[[Path, int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    monkeypatch.setattr(demo_data, "NUM_TRAIN", 2)
-    monkeypatch.setattr(demo_data, "NUM_TEST_GOOD", 2)
-    monkeypatch.setattr(demo_data, "NUM_TEST_PER_DEFECT", 1)
-    demo_data.make_demo_data(tmp_path / "datasets/MVTecAD")
+    small_demo_data(tmp_path / "datasets/MVTecAD", 2)
     replacements: dict[str, str] = {
         'category="grid"': f'category="{demo_data.CATEGORY}", num_workers=0',
         "base_width=16": "base_width=2",

@@ -70,6 +70,19 @@ def test_both_switches_turn_the_hook_off_and_the_package_still_works(switch: str
     assert run.returncode == 0, run.stderr
 
 
+def test_the_module_is_a_command_line_that_needs_no_hook() -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "riad_anomalib", "train", "--model", "riad", "--print_config"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        cwd=ROOT.anchor,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "num_disjoint_sets: 3" in run.stdout
+
+
 def test_torch_starts_without_anomalib_and_nothing_more_is_loaded() -> None:
     run = python(
         "import sys; sys.modules['anomalib'] = None; import torch\n"

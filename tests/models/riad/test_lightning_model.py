@@ -278,9 +278,8 @@ def test_an_explicit_pre_processor_wins_and_survives_the_checkpoint(folder: Fold
     assert loaded.pre_processor.transform is not None
 
 
-def test_without_a_pre_processor_images_have_the_given_size(tmp_path: Path) -> None:
+def test_without_a_pre_processor_images_have_the_given_size() -> None:
     assert Riad(**SMALL, pre_processor=False).model.image_size == (32, 48)
-    del tmp_path
 
 
 def test_another_network_in_the_checkpoint_is_refused(
