@@ -10,6 +10,49 @@ from riad_anomalib.components.similarity import msgms_map, ssim_map
 SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"msgms": msgms_map, "ssim": ssim_map}
 """Similarity maps by the name that ``score_function`` takes."""
 
+_TINY = 1e-12
+
+
+def dissimilarity_map(image: Tensor, reconstructions: Tensor, score_function: str) -> Tensor:
+    """Return the mean over region sizes of 1 - similarity, the anomaly map before smoothing ([RIAD] Eqs. 8 and 9).
+
+    Convention: in [0, 1] for ``"msgms"``, in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        reconstructions: One reconstruction per region size, ``(N, K, C, H, W)``.
+        score_function: Name of the similarity, a key of :data:`SCORE_FUNCTIONS`.
+
+    Returns:
+        Dissimilarity, ``(N, 1, H, W)``.
+    """
+    images = image.unsqueeze(1).expand_as(reconstructions).flatten(0, 1)  # (N*K, C, H, W)
+    similarity = SCORE_FUNCTIONS[score_function](images, reconstructions.flatten(0, 1))  # (N*K, 1, H, W)
+    dissimilarity: Tensor = (1 - similarity).unflatten(0, (-1, reconstructions.shape[1]))  # (N, K, 1, H, W)
+    return dissimilarity.mean(dim=1)  # (N, 1, H, W)
+
+
+def calibrate(values_map: Tensor, normal_mean: Tensor, normal_std: Tensor) -> Tensor:
+    """Weigh what exceeds the mean of normal images by how little normal images vary there.
+
+    max(0, d - mu) * s / (sigma + s), with mu and sigma the mean and standard deviation of d over normal images at that
+    pixel and s the mean of sigma over all pixels: a z-score whose denominator is kept from 0, in the units of d. Not
+    in the paper; README, *Calibration*, says what it gains.
+
+    Convention: never above d; 0 where d does not exceed the normal mean; d - mu where normal images do not vary at all.
+
+    Args:
+        values_map: Dissimilarity d, ``(N, 1, H, W)``.
+        normal_mean: Mean of d over normal images, ``(1, H, W)``.
+        normal_std: Standard deviation of d over normal images, ``(1, H, W)``.
+
+    Returns:
+        Calibrated dissimilarity, ``(N, 1, H, W)``.
+    """
+    # Where no normal image varies at all, s is 0: the guard makes that weight 1 and changes no other.
+    typical_std = normal_std.mean().clamp(min=_TINY)
+    return (values_map - normal_mean).clamp(min=0) * (typical_std / (normal_std + typical_std))
+
 
 def mean_filter(values_map: Tensor, size: int) -> Tensor:
     """Average each pixel's surroundings (f_{s_f x s_f} of [RIAD] Eq. 8).
@@ -25,32 +68,12 @@ def mean_filter(values_map: Tensor, size: int) -> Tensor:
         Smoothed maps, ``(N, 1, H, W)``.
     """
     # CHOICE [RIAD] Eq. 8: the border is left open; only pixels of the image count.
+    # The paper filters each region size's similarity and then subtracts from 1. All of that is linear: filtering the
+    # mean dissimilarity gives the same map for a K-th of the work, and an exact 0 for a perfect reconstruction.
     # Two passes of `size` values instead of one of `size` squared: a square window's mean is separable.
     pad = size // 2
     rows = F.avg_pool2d(values_map, (1, size), stride=1, padding=(0, pad), count_include_pad=False)
     return F.avg_pool2d(rows, (size, 1), stride=1, padding=(pad, 0), count_include_pad=False)
-
-
-def anomaly_map(image: Tensor, reconstructions: Tensor, score_function: str, smoothing_size: int) -> Tensor:
-    """Return the anomaly map G_A, the mean over region sizes of 1 - similarity * f ([RIAD] Eqs. 8 and 9).
-
-    Convention: in [0, 1] for ``"msgms"``, in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
-
-    Args:
-        image: Batch in [0, 1], ``(N, C, H, W)``.
-        reconstructions: One reconstruction per region size, ``(N, K, C, H, W)``.
-        score_function: Name of the similarity, a key of :data:`SCORE_FUNCTIONS`.
-        smoothing_size: Side length s_f of the mean filter in pixels, odd.
-
-    Returns:
-        Anomaly map, ``(N, 1, H, W)``.
-    """
-    images = image.unsqueeze(1).expand_as(reconstructions).flatten(0, 1)  # (N*K, C, H, W)
-    similarity = SCORE_FUNCTIONS[score_function](images, reconstructions.flatten(0, 1))  # (N*K, 1, H, W)
-    anomaly = (1 - similarity).unflatten(0, (-1, reconstructions.shape[1])).mean(dim=1)  # (N, 1, H, W)
-    # The paper filters each region size's similarity and then subtracts from 1. All of that is linear: filtering the
-    # mean anomaly gives the same map for a K-th of the work, and an exact 0 for a perfect reconstruction.
-    return mean_filter(anomaly, smoothing_size)
 
 
 def anomaly_score(values_map: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from operator import index
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Resize
 
 from .loss import RiadLoss
@@ -34,6 +36,8 @@ DEFAULT_EPOCHS = 300
 """Length of training when the user gives none ([RIAD] Sec. 4.3)."""
 LR_DROP_AT = 250 / 300
 """Share of training after which the learning rate drops to a tenth ([RIAD] Sec. 4.3)."""
+CALIBRATION_IMAGES = 40
+"""Training images that ``calibration="pixel"`` takes its statistics from: 20 to 180 gave the same (model card)."""
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
@@ -57,7 +61,10 @@ class Riad(AnomalibModule):
         score_function: Similarity behind the anomaly map: ``"msgms"``, or ``"ssim"`` (RIAD_SSIM, Table 6).
         msgms_weight: Weight lambda_G of the MSGMS loss.
         ssim_weight: Weight lambda_S of the SSIM loss.
-        smoothing_size: Side length s_f in pixels of the mean filter over the anomaly map, odd.
+        calibration: ``"none"`` (paper), or ``"pixel"``: the anomaly map counts what exceeds the mean of 40 training
+            images at that pixel, the more the less they vary there. Gathered before every validation of a training.
+        smoothing_size: Side length s_f of the mean filter over the anomaly map: an odd number of pixels, or a share of
+            the image's shorter side in (0, 1); 0.08 is 21 pixels at 256, 11 at 128.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
         image_size: Height and width that images are resized to, multiples of 16 and of every region size. A
             ``pre_processor`` that resizes wins over it.
@@ -84,7 +91,8 @@ class Riad(AnomalibModule):
         score_function: str = "msgms",
         msgms_weight: float = 1.0,
         ssim_weight: float = 1.0,
-        smoothing_size: int = 21,
+        calibration: str = "none",
+        smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         lr: float = 1e-4,
         image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
         partition_seed: int = 0,
@@ -121,6 +129,7 @@ class Riad(AnomalibModule):
             base_width=base_width,
             skip_connections=skip_connections,
             score_function=score_function,
+            calibration=calibration,
             smoothing_size=smoothing_size,
             partition_seed=partition_seed,
         )
@@ -203,6 +212,33 @@ class Riad(AnomalibModule):
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_validation_start(self) -> None:
+        """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
+        if self.model.calibration != "none" and self.trainer.state.fn == TrainerFn.FITTING:
+            self.model.normal_mean, self.model.normal_std = self._normal_statistics()
+
+    def _normal_statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the dissimilarity over training images, each ``(1, H, W)``."""
+        loader: Any = self.trainer.train_dataloader
+        val_loader: Any = self.trainer.val_dataloaders
+        dataset = copy(loader.dataset)
+        # The training images as validation sees images: resized to be batched, not augmented to train on.
+        dataset.augmentations = val_loader.dataset.augmentations
+        # Evenly spread over the training images, and over the processes of a distributed run.
+        number = min(CALIBRATION_IMAGES, len(dataset))
+        chosen = [i * len(dataset) // number for i in range(self.global_rank, number, self.trainer.world_size)]
+        subset = Subset(dataset, chosen)
+        transform = getattr(self.pre_processor, "transform", None)
+        sums = torch.zeros(3, 1, *self.model.image_size, device=self.device)  # number, sum, sum of squares
+        for batch in DataLoader(subset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+            image = batch.image.to(self.device)
+            with self.trainer.precision_plugin.val_step_context():
+                values = self.model.dissimilarity_map(image if transform is None else transform(image))
+            sums += torch.stack([torch.ones_like(values).sum(0), values.sum(0), values.square().sum(0)])
+        count, first, second = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        mean = first / count
+        return mean, (second / count - mean.square()).clamp(min=0).sqrt()
+
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Reconstruct a batch of normal images from random partitions and compare ([RIAD] Alg. 2)."""
         del args, kwargs
@@ -256,7 +292,14 @@ class Riad(AnomalibModule):
                 "values, or use Riad.load_from_checkpoint, which takes them over by itself"
             )
             raise ValueError(msg)
-        scoring = ("region_sizes", "num_disjoint_sets", "score_function", "smoothing_size", "partition_seed")
+        scoring = (
+            "region_sizes",
+            "num_disjoint_sets",
+            "score_function",
+            "calibration",
+            "smoothing_size",
+            "partition_seed",
+        )
         if misfits := self._differences(checkpoint, *scoring):
             logger.warning("The checkpoint's thresholds are for other scores than this model's: %s.", misfits)
         super().on_load_checkpoint(checkpoint)

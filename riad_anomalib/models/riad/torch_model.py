@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from anomalib.data import InferenceBatch
-from torch import Tensor, nn
+from anomalib.models.components import DynamicBufferMixin
+from torch import Tensor
 
 from riad_anomalib.components.masking import (
     check_regions,
@@ -17,14 +18,18 @@ from riad_anomalib.components.masking import (
 )
 from riad_anomalib.components.unet import InpaintingUNet
 
-from .anomaly_map import SCORE_FUNCTIONS, anomaly_map, anomaly_score
+from .anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, dissimilarity_map, mean_filter
 
 # Values of one full-size feature map, 256 MiB in float32, that one network call may have at inference. At 256x256 and
 # width 64 that is 16 masked copies: enough to fill a GPU, and batch 1 (12 copies) stays one call.
 _MAX_FEATURE_VALUES = 2**26
 
 
-class RiadModel(nn.Module):
+CALIBRATIONS = ("none", "pixel")
+"""What ``calibration`` takes."""
+
+
+class RiadModel(DynamicBufferMixin):
     """Reconstruction by inpainting ([RIAD] Algs. 1 and 3).
 
     In training mode it returns a reconstruction for the loss, in evaluation mode an anomaly map and score. The
@@ -38,7 +43,9 @@ class RiadModel(nn.Module):
         base_width: Channels of the U-Net's first level.
         skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
         score_function: Similarity behind the anomaly map: ``"msgms"``, or ``"ssim"`` (RIAD_SSIM, Table 6).
-        smoothing_size: Side length s_f of the mean filter in pixels, odd.
+        calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
+        smoothing_size: Side length s_f of the mean filter: an odd number of pixels, or a share of the image's shorter
+            side in (0, 1).
         partition_seed: Seed in [0, 2**32) of the partitions that inference uses.
 
     Raises:
@@ -46,6 +53,8 @@ class RiadModel(nn.Module):
     """
 
     removed: Tensor
+    normal_mean: Tensor
+    normal_std: Tensor
 
     def __init__(
         self,
@@ -57,15 +66,24 @@ class RiadModel(nn.Module):
         base_width: int,
         skip_connections: bool,
         score_function: str,
-        smoothing_size: int,
+        calibration: str,
+        smoothing_size: float,
         partition_seed: int,
     ) -> None:
         super().__init__()
         if score_function not in SCORE_FUNCTIONS:
             msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
             raise ValueError(msg)
-        if smoothing_size < 1 or smoothing_size % 2 == 0:
-            msg = f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels"
+        if calibration not in CALIBRATIONS:
+            msg = f"calibration is {calibration!r}: choose one of {list(CALIBRATIONS)}"
+            raise ValueError(msg)
+        if smoothing_size <= 0 or not (
+            smoothing_size % 2 == 1 if isinstance(smoothing_size, int) else smoothing_size < 1
+        ):
+            msg = (
+                f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, "
+                "or a share of the image's shorter side between 0 and 1"
+            )
             raise ValueError(msg)
         if not 0 <= partition_seed < 2**32:
             msg = f"partition_seed is {partition_seed}: it must be in [0, 2**32)"
@@ -75,6 +93,7 @@ class RiadModel(nn.Module):
         self.num_disjoint_sets = num_disjoint_sets
         self.base_width = base_width
         self.score_function = score_function
+        self.calibration = calibration
         self.smoothing_size = smoothing_size
         self.partition_seed = partition_seed
         self.set_image_size(image_size)
@@ -103,6 +122,16 @@ class RiadModel(nn.Module):
         device = self.removed.device if hasattr(self, "removed") else None
         # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
         self.register_buffer("removed", removed.to(device), persistent=False)
+        # Empty until gathered. In the state at any size: anomalib's mixin takes over the shape of what is loaded.
+        for name in ("normal_mean", "normal_std"):
+            self.register_buffer(name, torch.empty(0, device=device))
+
+    @property
+    def smoothing_window(self) -> int:
+        """Side length of the mean filter in pixels, odd."""
+        if isinstance(self.smoothing_size, int):
+            return self.smoothing_size
+        return 2 * round((self.smoothing_size * min(self.image_size) - 1) / 2) + 1
 
     def forward(self, image: Tensor) -> Tensor | InferenceBatch:
         """Reconstruct (training) or score (evaluation) a batch.
@@ -126,9 +155,28 @@ class RiadModel(nn.Module):
             raise ValueError(msg)
         if self.training:
             return self.reconstruct(image, self.random_removed(len(image), image.device))
-        reconstructions = self.reconstructions(image)
-        values_map = anomaly_map(image.float(), reconstructions, self.score_function, self.smoothing_size)
+        values_map = self.dissimilarity_map(image)
+        if self.calibration == "pixel":
+            if self.normal_mean.numel() == 0:
+                msg = (
+                    "calibration is 'pixel', but the statistics of normal images are missing: they are gathered before "
+                    "each validation of a training; train with validation, or load a checkpoint of such a training"
+                )
+                raise ValueError(msg)
+            values_map = calibrate(values_map, self.normal_mean, self.normal_std)
+        values_map = mean_filter(values_map, self.smoothing_window)
         return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
+
+    def dissimilarity_map(self, image: Tensor) -> Tensor:
+        """Compare a batch with its reconstructions: the anomaly map before calibration and smoothing.
+
+        Args:
+            image: Batch in [0, 1], ``(N, C, H, W)``.
+
+        Returns:
+            Dissimilarity, float32, ``(N, 1, H, W)``.
+        """
+        return dissimilarity_map(image.float(), self.reconstructions(image), self.score_function)
 
     def random_removed(self, batch_size: int, device: torch.device) -> Tensor:
         """Draw a region size for the step and a partition of it for every image ([RIAD] Sec. 3.3, Alg. 2).

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder
+from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import get_model
 from anomalib.pre_processing import PreProcessor
@@ -15,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import ModelContract
 from PIL import Image
-from torchvision.transforms.v2 import Compose, Grayscale, Normalize, Resize
+from torchvision.transforms.v2 import Compose, Grayscale, Normalize, RandomInvert, Resize
 
 from riad_anomalib import ReconstructionVisualizer, Riad
 
@@ -45,6 +46,7 @@ class TestRiad(ModelContract):
         "score_function": "ssim",
         "msgms_weight": 2.0,
         "ssim_weight": 2.0,
+        "calibration": "pixel",
         "smoothing_size": 7,
         "lr": 0.1,
         "image_size": (32, 64),
@@ -70,6 +72,20 @@ class TestRiad(ModelContract):
     @pytest.mark.parametrize("score_function", ["msgms", "ssim"])
     def test_no_skips_and_both_score_functions_export(self, score_function: str, tmp_path: Path) -> None:
         self.check_export(tmp_path, score_function=score_function, skip_connections=False, num_disjoint_sets=2)
+
+    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
+    def test_a_calibrated_model_exports(self, tmp_path: Path) -> None:
+        self.check_export(tmp_path, calibration="pixel")
+
+    def build(self, **arguments: Any) -> Riad:
+        """Build a model; a calibrated one with statistics, which training would have gathered."""
+        model = super().build(**arguments)
+        assert isinstance(model, Riad)
+        if model.model.calibration == "pixel":
+            generator = torch.Generator().manual_seed(2)
+            model.model.normal_mean = 0.2 * torch.rand(1, *model.model.image_size, generator=generator)
+            model.model.normal_std = 0.1 * torch.rand(1, *model.model.image_size, generator=generator)
+        return model
 
 
 @pytest.fixture
@@ -267,6 +283,55 @@ def test_a_checkpoint_brings_its_image_size_and_scores_the_same_through_every_en
         assert torch.equal(loaded.eval().model(images).anomaly_map, model.eval().model(images).anomaly_map)
 
 
+def test_calibration_takes_its_statistics_from_training_images_and_keeps_them(
+    folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("riad_anomalib.models.riad.lightning_model.CALIBRATION_IMAGES", 3)
+    folder.train_augmentations = RandomInvert(p=1.0)  # to train on, not what normal images look like
+    model = Riad(**SMALL, calibration="pixel")
+    run = engine(tmp_path, max_epochs=2, check_val_every_n_epoch=2)
+    run.fit(model, datamodule=folder)
+    files = list(folder.train_data.samples.image_path)
+    images = torch.stack([read_image(files[i * len(files) // 3], as_tensor=True) for i in range(3)])
+    pre_processor: Any = model.pre_processor
+    with torch.no_grad():
+        values = model.model.eval().dissimilarity_map(pre_processor.transform(images))
+    torch.testing.assert_close(model.model.normal_mean, values.mean(dim=0))
+    torch.testing.assert_close(model.model.normal_std, values.std(dim=0, correction=0), atol=1e-4, rtol=1e-3)
+
+    expected = run.test(model, datamodule=folder)[0]
+    state = torch.load(str(run.best_model_path), weights_only=True)["state_dict"]
+    assert torch.equal(state["model.normal_mean"], model.model.normal_mean)
+    fresh = Riad(**{**SMALL, "image_size": (64, 64)}, calibration="pixel")
+    assert engine(tmp_path).test(fresh, datamodule=folder, ckpt_path=run.best_model_path)[0] == pytest.approx(expected)
+    loaded: Any = Riad.load_from_checkpoint(str(run.best_model_path))
+    assert torch.equal(loaded.model.normal_std, model.model.normal_std)
+
+
+def test_the_thresholds_are_those_of_the_calibrated_map(folder: Folder, tmp_path: Path) -> None:
+    seed_everything(0)
+    model = Riad(**SMALL, calibration="pixel")
+    engine(tmp_path, max_epochs=1).fit(model, datamodule=folder)
+    post_processor: Any = model.post_processor
+    with torch.no_grad():
+        highest = max(model.eval().model(batch.image).pred_score.max() for batch in folder.val_dataloader())
+    assert post_processor.image_max == pytest.approx(highest.item(), rel=1e-4)
+
+
+def test_a_calibrated_model_without_statistics_says_what_is_missing(folder: Folder, tmp_path: Path) -> None:
+    model = Riad(**SMALL, calibration="pixel")
+    with pytest.raises(ValueError, match=r"statistics of normal images are missing: .* train with validation"):
+        engine(tmp_path).test(model, datamodule=folder)
+
+
+@pytest.mark.parametrize(("given", "size", "pixels"), [(21, 128, 21), (0.08, 256, 21), (0.08, 128, 11), (0.001, 64, 1)])
+def test_the_mean_filters_window_is_in_pixels_or_follows_the_image(given: float, size: int, pixels: int) -> None:
+    model = Riad(base_width=1, image_size=(size, 2 * size), smoothing_size=given)
+    assert model.model.smoothing_window == pixels
+
+
 def test_an_explicit_pre_processor_wins_and_survives_the_checkpoint(folder: Folder, tmp_path: Path) -> None:
     pre_processor = PreProcessor(Compose([Resize((48, 32)), Grayscale(num_output_channels=3)]))
     model = Riad(**SMALL, pre_processor=pre_processor)
@@ -317,6 +382,10 @@ def test_normalize_is_refused_before_any_training(stage: str, folder: Folder, tm
         ({"lr": 0}, "lr is 0: it must be a positive number"),
         ({"region_sizes": []}, "region_sizes is empty"),
         ({"score_function": "l2"}, "choose one of"),
+        ({"calibration": "image"}, r"calibration is 'image': choose one of \['none', 'pixel'\]"),
+        ({"smoothing_size": 10}, "smoothing_size is 10: it must be a positive odd number of pixels, or a share"),
+        ({"smoothing_size": -1}, "smoothing_size is -1: it must be"),
+        ({"smoothing_size": 1.5}, "smoothing_size is 1.5: it must be"),
         ({"msgms_weight": -1}, "msgms_weight is -1"),
         ({"pre_processor": PreProcessor(Resize(256))}, r"for example Resize\(\(256, 256\)\) instead of Resize\(256\)"),
         ({"pre_processor": PreProcessor(Resize((100, 100)))}, "image size 100x100 is not a multiple"),

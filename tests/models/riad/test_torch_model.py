@@ -20,6 +20,7 @@ def build(**arguments: Any) -> RiadModel:
         "base_width": 4,
         "skip_connections": True,
         "score_function": "msgms",
+        "calibration": "none",
         "smoothing_size": 5,
         "partition_seed": 0,
     }
