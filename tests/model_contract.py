@@ -87,7 +87,7 @@ class ModelContract:
         self.check_export(tmp_path)
 
     def check_export(self, tmp_path: Path, **arguments: Any) -> None:
-        model, images = self.build(post_processor=False, **arguments), self.images()
+        model, images = self.build(post_processor=False, **arguments), self.images(8)
         expected = dict(zip(("anomaly_map", "pred_score"), self.scores(model, images), strict=True))
         onnx = model.to_onnx(tmp_path, opset_version=18)
         session = onnxruntime.InferenceSession(onnx)

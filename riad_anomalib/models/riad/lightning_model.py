@@ -4,11 +4,13 @@ import logging
 from collections.abc import Sequence
 from copy import copy
 from operator import index
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from anomalib import LearningType
-from anomalib.data import ImageBatch
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
+from anomalib.deploy import CompressionType
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -23,10 +25,15 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
-from torchvision.transforms.v2 import Resize
+from torchmetrics import Metric
+from torchvision.transforms.v2 import Resize, Transform
 
 from .loss import RiadLoss
+from .quantization import quantize, quantize_with_accuracy_control
 from .torch_model import RiadModel
+
+if TYPE_CHECKING:
+    import openvino  # an optional dependency
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +44,25 @@ DEFAULT_EPOCHS = 300
 LR_DROP_AT = 250 / 300
 """Share of training after which the learning rate drops to a tenth ([RIAD] Sec. 4.3)."""
 CALIBRATION_IMAGES = 40
-"""Training images that ``calibration="pixel"`` takes its statistics from: 20 to 180 gave the same (model card)."""
+"""Training images that statistics are taken from, of calibration and of quantization: 20 to 180 gave the same maps."""
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside of Trainer's own class
     return callbacks
+
+
+def _plain(argument: Any) -> Any:  # noqa: ANN401
+    """Make a list of a tuple: whoever overrides a checkpoint's argument may give either."""
+    return list(argument) if isinstance(argument, tuple) else argument
+
+
+def _normal_images(dataset: Any, augmentations: Transform | None) -> Subset[ImageItem]:  # noqa: ANN401
+    """Return images spread evenly over a training set, with these augmentations instead of the set's own."""
+    dataset = copy(dataset)
+    dataset.augmentations = augmentations
+    number = min(CALIBRATION_IMAGES, len(dataset))
+    return Subset(dataset, [i * len(dataset) // number for i in range(number)])
 
 
 class Riad(AnomalibModule):
@@ -221,23 +241,18 @@ class Riad(AnomalibModule):
         """Return mean and standard deviation of the dissimilarity over training images, each ``(1, H, W)``."""
         loader: Any = self.trainer.train_dataloader
         val_loader: Any = self.trainer.val_dataloaders
-        dataset = copy(loader.dataset)
         # The training images as validation sees images: resized to be batched, not augmented to train on.
-        dataset.augmentations = val_loader.dataset.augmentations
-        # Evenly spread over the training images, and over the processes of a distributed run.
-        number = min(CALIBRATION_IMAGES, len(dataset))
-        chosen = [i * len(dataset) // number for i in range(self.global_rank, number, self.trainer.world_size)]
-        subset = Subset(dataset, chosen)
+        images = _normal_images(loader.dataset, val_loader.dataset.augmentations)
         transform = getattr(self.pre_processor, "transform", None)
-        sums = torch.zeros(3, 1, *self.model.image_size, device=self.device)  # number, sum, sum of squares
-        for batch in DataLoader(subset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+        values = []
+        for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
             image = batch.image.to(self.device)
             with self.trainer.precision_plugin.val_step_context():
-                values = self.model.dissimilarity_map(image if transform is None else transform(image))
-            sums += torch.stack([torch.ones_like(values).sum(0), values.sum(0), values.square().sum(0)])
-        count, first, second = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        mean = first / count
-        return mean, (second / count - mean.square()).clamp(min=0).sqrt()
+                values.append(self.model.dissimilarity_map(image if transform is None else transform(image)))
+        std, mean = torch.std_mean(torch.cat(values), dim=0, correction=0)
+        # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
+        statistics: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast((mean, std))
+        return statistics
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Reconstruct a batch of normal images from random partitions and compare ([RIAD] Alg. 2)."""
@@ -271,13 +286,78 @@ class Riad(AnomalibModule):
                 progress = max(progress, elapsed / (elapsed + remaining))
         return progress
 
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export for anomalib's TorchInferencer, which leaves gradients on: without any to compute.
+
+        Raises:
+            ValueError: If the model has not been trained.
+        """
+        self._check_trained()
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.requires_grad_(False)
+        try:
+            return super().to_torch(export_root, model_file_name)
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401  # as anomalib
+        """Export to ONNX, which OpenVINO exports go through too, with an opset that torch needs not convert to.
+
+        Raises:
+            ValueError: If the model has not been trained.
+        """
+        self._check_trained()
+        return super().to_onnx(*args, **{"opset_version": 18, **kwargs})
+
+    def _check_trained(self) -> None:
+        """Refuse to export verdicts that a model cannot give."""
+        thresholding = getattr(self.post_processor, "enable_thresholding", False)
+        steps = next(buffer for name, buffer in self.model.named_buffers() if name.endswith("num_batches_tracked"))
+        if thresholding and steps == 0:
+            msg = (
+                "the model to export has not been trained and has no thresholds: give a checkpoint (--ckpt_path), or "
+                "export without a post-processor (post_processor=False) for the bare anomaly map and score"
+            )
+            raise ValueError(msg)
+
+    def _compress_ov_model(
+        self,
+        model: "openvino.Model",
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> "openvino.Model":
+        """Quantize the network alone, with ranges from normal training images; anomalib would take everything."""
+        if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            return super()._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
+        if datamodule is None:
+            msg = (
+                f"compression_type {CompressionType(compression_type).name} needs images: give the data that the model "
+                "was trained on, --data on the command line or datamodule in Python; INT8 takes the weights alone and "
+                "needs none"
+            )
+            raise ValueError(msg)
+        datamodule.setup("fit")
+        shape = model.input(0).partial_shape
+        size = (shape[2].get_length(), shape[3].get_length()) if shape[2].is_static else self.model.image_size
+        resize = Resize(size, antialias=True)
+        normal_images = _normal_images(datamodule.train_data, resize)
+        if compression_type == CompressionType.INT8_PTQ:
+            return quantize(model, normal_images)
+        labelled_images = copy(datamodule.val_data)
+        labelled_images.augmentations = resize
+        return quantize_with_accuracy_control(model, normal_images, labelled_images, metric, max_drop)
+
     def _differences(self, checkpoint: dict[str, Any], *names: str) -> str:
         """Say which of these arguments are others in a checkpoint than here."""
         saved = checkpoint.get("hyper_parameters", {})
         return " and ".join(
             f"{name} is {saved[name]} there and {self.hparams[name]} here"
             for name in names
-            if name in saved and saved[name] != self.hparams[name]
+            if name in saved and _plain(saved[name]) != _plain(self.hparams[name])
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

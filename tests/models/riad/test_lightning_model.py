@@ -294,7 +294,7 @@ def test_calibration_takes_its_statistics_from_training_images_and_keeps_them(
     run = engine(tmp_path, max_epochs=2, check_val_every_n_epoch=2)
     run.fit(model, datamodule=folder)
     files = list(folder.train_data.samples.image_path)
-    images = torch.stack([read_image(files[i * len(files) // 3], as_tensor=True) for i in range(3)])
+    images = torch.stack([torch.as_tensor(read_image(files[i * len(files) // 3], as_tensor=True)) for i in range(3)])
     pre_processor: Any = model.pre_processor
     with torch.no_grad():
         values = model.model.eval().dissimilarity_map(pre_processor.transform(images))
@@ -363,6 +363,9 @@ def test_another_network_in_the_checkpoint_is_refused(
         engine(tmp_path).test(scorer, datamodule=folder, ckpt_path=run.best_model_path)
     assert "thresholds are for other scores than this model's: region_sizes is [2, 8] there and [4] here" in caplog.text
     assert scorer.model.score_function == "ssim"
+    caplog.clear()
+    Riad.load_from_checkpoint(str(run.best_model_path), region_sizes=(2, 8))  # the same, as a tuple
+    assert "thresholds" not in caplog.text
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])

@@ -1,0 +1,229 @@
+"""What exporting costs and changes: parity with torch, time, size, memory and AUROC of every export.
+
+    python benchmarks/deployment.py --checkpoint model.ckpt --root datasets/MVTecAD/grid      # parity and AUROC
+    python benchmarks/deployment.py --base-width 64 --image-size 256 --beside                 # time and memory
+
+With a checkpoint and a folder in MVTec AD's layout: the trained model on its test images. Without: untrained networks
+on noise, whose time and memory are the same. Every row of times is measured in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import re
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+OUTPUTS = ("anomaly_map", "pred_score")
+
+# torch, anomalib and OpenVINO are imported where they are used: they would count as memory of the other's rows.
+
+
+def torch_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
+    """Return a function that runs a model exported to torch."""
+    import torch  # noqa: PLC0415
+
+    model = torch.load(path, weights_only=False)["model"].eval()
+
+    def run(images: Array) -> dict[str, Array]:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            result = model(torch.from_numpy(images))
+        return {name: getattr(result, name).float().numpy() for name in OUTPUTS}
+
+    return run
+
+
+def onnx_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
+    """Return a function that runs an ONNX model in ONNX Runtime."""
+    import onnxruntime  # noqa: PLC0415
+
+    del precision
+    session = onnxruntime.InferenceSession(path)
+    return lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": images}), strict=True))
+
+
+def openvino_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
+    """Return a function that runs an OpenVINO model."""
+    import openvino  # noqa: PLC0415
+
+    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().compile_model(path, "CPU", hints)
+
+    def run(images: Array) -> dict[str, Array]:
+        result = model(images)
+        return {name: result[name].copy() for name in OUTPUTS}
+
+    return run
+
+
+RUNNERS = {".pt": torch_runner, ".onnx": onnx_runner, ".xml": openvino_runner}
+
+
+def measure(path: Path, precision: str, images: Array, repeats: int) -> dict[str, Any]:
+    """Run a model on images one by one; the first run is not timed. Called in a process of its own."""
+    warnings.simplefilter("ignore")
+    run = RUNNERS[path.suffix](path, precision)
+    run(images[:1])
+    seconds, results = [], []
+    for i in range(max(len(images), repeats)):
+        start = time.perf_counter()
+        results.append(run(images[i % len(images)][None]))
+        seconds.append(time.perf_counter() - start)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return {
+        "milliseconds": 1e3 * statistics.median(seconds),
+        "peak_mib": int(peak[1]) / 1024 if peak else float("nan"),
+        "megabytes": sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists()) / 1e6,
+        **{name: np.concatenate([result[name] for result in results[: len(images)]]) for name in OUTPUTS},
+    }
+
+
+def in_a_process(*arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Measure in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def export(model: Any, folder: Path, datamodule: Any) -> dict[str, tuple[Path, str]]:  # noqa: ANN401
+    """Export in every way; return file and inference precision by the name of the row."""
+    from anomalib.engine import Engine  # noqa: PLC0415
+
+    engine = Engine(accelerator="cpu", devices=1, default_root_dir=folder, logger=False)
+    options = {"FP16": "fp16", "INT8": "int8", **({"INT8_PTQ": "int8_ptq"} if datamodule else {})}
+    as_torch = engine.export(model, "torch", folder)
+    as_onnx = engine.export(model, "onnx", folder)
+    plain = engine.export(model, "openvino", folder / "fp32")
+    rows = {"torch fp32": (as_torch, "f32"), "torch bf16": (as_torch, "bf16"), "ONNX Runtime": (as_onnx, "f32")}
+    rows |= {"OpenVINO FP32": (plain, "f32"), "OpenVINO bf16": (plain, "bf16")}
+    for name, kind in options.items():
+        path = engine.export(model, "openvino", folder / kind, compression_type=kind, datamodule=datamodule)  # type: ignore[arg-type]
+        rows[f"OpenVINO {name}"] = (path, "f32")
+    return rows  # type: ignore[return-value]  # engine.export returns a path for these types
+
+
+def test_set(root: Path, size: tuple[int, int]) -> tuple[Any, Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return anomalib's data module, and of the test set images, labels and masks (none: empty)."""
+    import torch  # noqa: PLC0415
+    from anomalib.data import Folder  # noqa: PLC0415
+    from torchvision.transforms.v2 import Resize  # noqa: PLC0415
+
+    masks = root / "ground_truth"
+    data = Folder(
+        name=root.name,
+        root=root,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir=sorted(f"test/{path.name}" for path in (root / "test").iterdir() if path.name != "good"),
+        mask_dir=sorted(f"ground_truth/{path.name}" for path in masks.iterdir()) if masks.is_dir() else None,
+        val_split_mode="same_as_test",
+        augmentations=Resize(size, antialias=True),
+        num_workers=0,
+    )
+    data.setup()
+    items = [data.test_data[i] for i in range(len(data.test_data))]
+    found = [item.gt_mask if item.gt_mask is not None else torch.zeros(size) for item in items]
+    return (
+        data,
+        np.stack([np.asarray(item.image) for item in items]),
+        np.array([bool(item.gt_label) for item in items]),
+        np.stack([np.asarray(mask, dtype=bool) for mask in found]) if masks.is_dir() else np.zeros(0, bool),
+    )
+
+
+def auroc(scores: Array, labels: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve."""
+    import torch  # noqa: PLC0415
+    from torchmetrics.functional.classification import binary_auroc  # noqa: PLC0415
+
+    return float(binary_auroc(torch.from_numpy(scores).flatten(), torch.from_numpy(labels).flatten().long()))
+
+
+def print_parity(rows: dict[str, tuple[Path, str]], images: Array) -> None:
+    """Print how far each export is from torch in fp32."""
+    runs = {name: RUNNERS[path.suffix](path, precision) for name, (path, precision) in rows.items()}
+    print("| maximum difference from torch fp32 | " + " | ".join(f"{n}, batch {b}" for n in OUTPUTS for b in (1, 8)))
+    print("| --- " * 5 + "|")
+    expected = {batch: runs["torch fp32"](images[:batch]) for batch in (1, 8)}
+    for name, run in runs.items():
+        actual = {batch: run(images[:batch]) for batch in (1, 8)}
+        cells = [f"{np.abs(actual[b][n] - expected[b][n]).max():.1e}" for n in OUTPUTS for b in (1, 8)]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def beside(size: int) -> dict[str, Any]:
+    """Return DRAEM and PatchCore, untrained, with a memory bank as of 250 images."""
+    import torch  # noqa: PLC0415
+    from anomalib.models import Draem, Patchcore  # noqa: PLC0415
+
+    patchcore = Patchcore(pre_trained=False, post_processor=False)
+    with torch.no_grad():
+        patchcore.model.train()(torch.rand(1, 3, size, size))
+    one: Any = patchcore.model.embedding_store[0]
+    patchcore.model.memory_bank = torch.rand(25 * len(one), one.shape[1])  # a tenth of 250 images: its default
+    return {"PatchCore": patchcore, "DRAEM": Draem(post_processor=False)}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a trained model; without, an untrained one")
+    parser.add_argument("--root", type=Path, help="a folder with train/good and test/*, as MVTec AD's categories")
+    parser.add_argument("--base-width", type=int, nargs="+", default=[16])
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5, help="images that are timed at least")
+    parser.add_argument("--beside", action="store_true", help="DRAEM and PatchCore too")
+    arguments = parser.parse_args()
+
+    from riad_anomalib import Riad  # noqa: PLC0415
+
+    warnings.simplefilter("ignore")
+    models: dict[str, Any] = {}
+    if arguments.checkpoint:
+        models["RIAD"] = Riad.load_from_checkpoint(arguments.checkpoint, map_location="cpu")
+        models["RIAD"].post_processor = None  # bare maps and scores, as torch gives them
+        size = models["RIAD"].model.image_size
+    else:
+        size = (arguments.image_size, arguments.image_size)
+        for width in arguments.base_width:
+            models[f"RIAD, width {width}"] = Riad(base_width=width, image_size=size, post_processor=False)
+        if arguments.beside:
+            models |= beside(arguments.image_size)
+    datamodule, labels, masks = None, np.zeros(0, bool), np.zeros(0, bool)
+    images = np.random.default_rng(0).random((8, 3, *size), dtype=np.float32)
+    if arguments.root:
+        datamodule, images, labels, masks = test_set(arguments.root, size)
+
+    for model_name, model in models.items():
+        with tempfile.TemporaryDirectory() as folder:
+            rows = export(model, Path(folder), datamodule)
+            print(f"\n## {model_name}, {size[0]}x{size[1]}\n")
+            if arguments.root:
+                print_parity(rows, images)
+            measured = {
+                name: in_a_process(*row, images if arguments.root else images[:1], arguments.repeats)
+                for name, row in rows.items()
+            }
+            print("\n| | ms an image | speed | size, MB | peak memory, MiB | image AUROC | pixel AUROC |")
+            print("| --- " * 7 + "|")
+            for name, row in measured.items():
+                speed = measured["OpenVINO FP32"]["milliseconds"] / row["milliseconds"]
+                image_auroc = f"{auroc(row['pred_score'], labels):.4f}" if labels.size else ""
+                pixel_auroc = f"{auroc(row['anomaly_map'], masks):.4f}" if masks.size else ""
+                print(
+                    f"| {name} | {row['milliseconds']:.0f} | {speed:.2f} | {row['megabytes']:.1f} "
+                    f"| {row['peak_mib']:.0f} | {image_auroc} | {pixel_auroc} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
