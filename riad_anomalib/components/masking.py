@@ -117,6 +117,15 @@ def fixed_partition(height: int, width: int, region_size: int, num_sets: int, se
 
     Returns:
         Index of the set that each pixel belongs to, int64 in [0, n), ``(H, W)``.
+
+    Example:
+        Six regions of 2x2 pixels, dealt to sets 0, 1 and 2:
+
+        >>> fixed_partition(4, 6, region_size=2, num_sets=3, seed=0)
+        tensor([[2, 2, 2, 2, 1, 1],
+                [2, 2, 2, 2, 1, 1],
+                [0, 0, 0, 0, 1, 1],
+                [0, 0, 0, 0, 1, 1]])
     """
     num_regions = (height // region_size) * (width // region_size)
     order = np.random.RandomState(seed).permutation(num_regions).astype(np.int64)
@@ -148,6 +157,13 @@ def mask_out(image: Tensor, removed: Tensor) -> Tensor:
 
     Returns:
         Masked copies, ``(N*S, C, H, W)``.
+
+    Example:
+        >>> image = torch.tensor([[[[0.1, 0.2], [0.3, 0.4]]]])
+        >>> removed = removed_regions(torch.tensor([[0, 0], [1, 1]]), num_sets=2)
+        >>> mask_out(image, removed).flatten(1)
+        tensor([[0.0000, 0.0000, 0.3000, 0.4000],
+                [0.1000, 0.2000, 0.0000, 0.0000]])
     """
     visible = image.unsqueeze(1).masked_fill(removed, 0.0)  # (N, S, C, H, W)
     return visible.flatten(0, 1)  # (N*S, C, H, W)
@@ -162,6 +178,15 @@ def reassemble(inpainted: Tensor, removed: Tensor) -> Tensor:
 
     Returns:
         Reconstruction, ``(N, C, H, W)``.
+
+    Example:
+        A network that paints black where it misses set 0 and white where it misses set 1:
+
+        >>> removed = removed_regions(torch.tensor([[0, 1], [1, 0]]), num_sets=2)
+        >>> inpainted = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+        >>> reassemble(inpainted, removed)
+        tensor([[[[0., 1.],
+                  [1., 0.]]]])
     """
     partial: Tensor = inpainted.unflatten(0, (-1, removed.shape[-4]))  # (N, S, C, H, W)
     # Not a product with the mask as in Eq. 2: 0 * inf is NaN. Exactly one term per pixel is not zero.

@@ -41,6 +41,13 @@ def gradient_magnitude(image: Tensor) -> Tensor:
 
     Returns:
         Magnitudes in [0, sqrt(2)] for an image in [0, 1], ``(N, C, H, W)``.
+
+    Example:
+        An edge from black to white is seen from both of its sides:
+
+        >>> edge = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0]).expand(1, 1, 3, 5)
+        >>> gradient_magnitude(edge)[0, 0, 0].round(decimals=3)
+        tensor([0., 0., 1., 1., 0.])
     """
     # CHOICE [RIAD] Eq. 3: colour and border are left open; every channel by itself, the outermost pixels repeated.
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")  # (N, C, H+2, W+2)
@@ -61,6 +68,15 @@ def gms(image: Tensor, reconstruction: Tensor) -> Tensor:
 
     Returns:
         Similarity in (0, 1], 1 where the gradients agree, ``(N, C, H, W)``.
+
+    Example:
+        An edge that the reconstruction lacks, and one that is merely fainter in it:
+
+        >>> edge = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0]).expand(1, 1, 3, 5)
+        >>> gms(edge, torch.zeros_like(edge))[0, 0, 0].round(decimals=3)
+        tensor([1.0000, 1.0000, 0.0030, 0.0030, 1.0000])
+        >>> gms(edge, 0.8 * edge)[0, 0, 0].round(decimals=3)
+        tensor([1.0000, 1.0000, 0.9760, 0.9760, 1.0000])
     """
     g, g_r = gradient_magnitude(image), gradient_magnitude(reconstruction)
     return (2 * g * g_r + GMS_CONSTANT) / (g.square() + g_r.square() + GMS_CONSTANT)
@@ -75,6 +91,11 @@ def gms_pyramid(image: Tensor, reconstruction: Tensor) -> list[Tensor]:
 
     Returns:
         Similarities in (0, 1] on each scale's own grid, ``(N, C, H/2^l, W/2^l)`` for l = 0 to 3.
+
+    Example:
+        >>> image = torch.rand(1, 3, 16, 24)
+        >>> [tuple(similarity.shape) for similarity in gms_pyramid(image, image)]
+        [(1, 3, 16, 24), (1, 3, 8, 12), (1, 3, 4, 6), (1, 3, 2, 3)]
     """
     similarities = [gms(image, reconstruction)]
     for _ in range(NUM_SCALES - 1):

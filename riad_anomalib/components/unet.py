@@ -25,6 +25,11 @@ class InpaintingUNet(nn.Module):
         channels: Channels C of the image.
         base_width: Channels of the first level; the levels have 1, 2, 4, 8 and 8 times as many.
         skip_connections: Whether a decoder level also sees the encoder level of its size; False is RIAD_ns (Table 6).
+
+    Example:
+        >>> network = InpaintingUNet(channels=3, base_width=4, skip_connections=True)
+        >>> network(torch.rand(2, 3, 32, 48)).shape
+        torch.Size([2, 3, 32, 48])
     """
 
     STRIDE = 16
