@@ -146,17 +146,21 @@ class Watch(Callback):
         torch.save((removed, next(model.model.network.head.parameters())), f"rank{trainer.global_rank}.pt")
 
     def on_train_end(self, trainer, model):
-        torch.save(next(model.model.network.head.parameters()), f"trained{trainer.global_rank}.pt")
+        items = list(trainer.datamodule.train_data)
+        with torch.no_grad():
+            values = model.eval().model.dissimilarity_map(torch.stack([torch.as_tensor(item.image) for item in items]))
+        head = next(model.model.network.head.parameters())
+        torch.save((head, values.mean(dim=0), model.model.normal_mean), f"trained{trainer.global_rank}.pt")
 
 if __name__ == "__main__":
     seed_everything(0)
     data = MVTecAD(root=sys.argv[1], category="coffee", train_batch_size=1, num_workers=0)
-    model = Riad(image_size=(32, 48), region_sizes=(2,), base_width=4, lr=0.01)
+    model = Riad(image_size=(32, 48), region_sizes=(2,), base_width=4, lr=0.01, calibration="pixel")
     Engine(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, callbacks=[Watch()]).fit(model, datamodule=data)
 """
 
 
-def test_two_processes_train_one_network_with_partitions_of_their_own(workplace: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_calibrate_one_network(workplace: Path, tmp_path: Path) -> None:
     script = tmp_path / "ddp.py"
     script.write_text(DDP)
     run = subprocess.run(
@@ -171,12 +175,16 @@ def test_two_processes_train_one_network_with_partitions_of_their_own(workplace:
     (removed, before), (removed_there, before_there) = (torch.load(tmp_path / f"rank{i}.pt") for i in (0, 1))
     assert torch.equal(before, before_there)
     assert not torch.equal(removed, removed_there)
-    trained, trained_there = (torch.load(tmp_path / f"trained{i}.pt") for i in (0, 1))
+    (trained, expected, mean), (trained_there, _, mean_there) = (
+        torch.load(tmp_path / f"trained{i}.pt") for i in (0, 1)
+    )
     assert torch.equal(trained, trained_there)
     assert not torch.equal(trained, before)
+    assert torch.equal(mean, mean_there)
+    torch.testing.assert_close(mean, expected)
 
 
-@pytest.mark.parametrize("name", ["riad", "riad_small", "demo"])
+@pytest.mark.parametrize("name", ["riad", "riad_small", "riad_fast", "demo"])
 def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) -> None:
     data = "" if name == "demo" else f"--data {CONFIGS}/mvtec_ad.yaml"
     # The paper's width takes seconds a step here: the step is real, the network narrow.
