@@ -242,7 +242,7 @@ class Riad(AnomalibModule):
         loader: Any = self.trainer.train_dataloader
         val_loader: Any = self.trainer.val_dataloaders
         # The training images as validation sees images: resized to be batched, not augmented to train on.
-        images = _normal_images(loader.dataset, val_loader.dataset.augmentations)
+        images = _normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
         transform = getattr(self.pre_processor, "transform", None)
         values = []
         for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
@@ -251,8 +251,8 @@ class Riad(AnomalibModule):
                 values.append(self.model.dissimilarity_map(image if transform is None else transform(image)))
         std, mean = torch.std_mean(torch.cat(values), dim=0, correction=0)
         # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
-        statistics: tuple[Tensor, Tensor] = self.trainer.strategy.broadcast((mean, std))
-        return statistics
+        mean, std = self.trainer.strategy.broadcast((mean.cpu(), std.cpu()))
+        return mean.to(self.device), std.to(self.device)
 
     def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Reconstruct a batch of normal images from random partitions and compare ([RIAD] Alg. 2)."""
