@@ -302,13 +302,13 @@ class Riad(AnomalibModule):
                 parameter.requires_grad_(True)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401  # as anomalib
-        """Export to ONNX, which OpenVINO exports go through too, with an opset that torch needs not convert to.
+        """Export to ONNX, on the way to OpenVINO too, quietly and with an opset that torch needs not convert to.
 
         Raises:
             ValueError: If the model has not been trained.
         """
         self._check_trained()
-        return super().to_onnx(*args, **{"opset_version": 18, **kwargs})
+        return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
 
     def _check_trained(self) -> None:
         """Refuse to export verdicts that a model cannot give."""
