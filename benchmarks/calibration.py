@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from riad_anomalib import Riad
 from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, mean_filter
-from riad_anomalib.models.riad.lightning_model import CALIBRATION_IMAGES
+from riad_anomalib.models.riad.lightning_model import normal_images
 from riad_anomalib.models.riad.torch_model import RiadModel
 
 SHARES = (0.02, 0.04, 0.08, 0.16)
@@ -52,9 +52,8 @@ def main() -> None:
     data, images, labels, masks = test_set(arguments.root, model.image_size)
     if arguments.shift:
         masks = masks[:0]  # they stay where they were
-    train = data.train_data
-    number = min(CALIBRATION_IMAGES, len(train))
-    normal = torch.stack([torch.as_tensor(train[i * len(train) // number].image) for i in range(number)])
+    chosen = normal_images(data.train_data, data.train_data.augmentations)
+    normal = torch.stack([torch.as_tensor(chosen[i].image) for i in range(len(chosen))])
     of_normal = dissimilarity_per_size(model, normal, arguments.shift)
     of_test = dissimilarity_per_size(model, torch.from_numpy(images), arguments.shift)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

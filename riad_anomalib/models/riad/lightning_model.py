@@ -57,12 +57,22 @@ def _plain(argument: Any) -> Any:  # noqa: ANN401
     return list(argument) if isinstance(argument, tuple) else argument
 
 
-def _normal_images(dataset: Any, augmentations: Transform | None) -> Subset[ImageItem]:  # noqa: ANN401
-    """Return images spread evenly over a training set, with these augmentations instead of the set's own."""
+def _augmented(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401
+    """Return a data set of anomalib with these augmentations instead of its own."""
     dataset = copy(dataset)
     dataset.augmentations = augmentations
+    return dataset
+
+
+def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[ImageItem]:  # noqa: ANN401
+    """Return the images of a training set that statistics are taken from, spread evenly over it.
+
+    Args:
+        dataset: anomalib's training set.
+        augmentations: What they are seen with, instead of the set's own augmentations.
+    """
     number = min(CALIBRATION_IMAGES, len(dataset))
-    return Subset(dataset, [i * len(dataset) // number for i in range(number)])
+    return Subset(_augmented(dataset, augmentations), [i * len(dataset) // number for i in range(number)])
 
 
 class Riad(AnomalibModule):
@@ -163,8 +173,12 @@ class Riad(AnomalibModule):
     def _probe_pre_processor(self, height: int, width: int) -> torch.Tensor:
         """Return what the pre-processor makes of a black and a white image, ``(2, 3, H, W)``."""
         probe = torch.stack([torch.zeros(3, height, width), torch.ones(3, height, width)])
+        return self._transform(probe)
+
+    def _transform(self, images: Tensor) -> Tensor:
+        """Return what the pre-processor makes of a batch while anomalib's engine runs."""
         transform = getattr(self.pre_processor, "transform", None)
-        return probe if transform is None else transform(probe)
+        return images if transform is None else transform(images)
 
     def _size_after_pre_processor(self) -> tuple[int, int]:
         """Return the height and width at which images reach the model."""
@@ -234,7 +248,7 @@ class Riad(AnomalibModule):
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
-        if self.model.calibration != "none" and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.model.calibration == "pixel" and self.trainer.state.fn == TrainerFn.FITTING:
             self.model.normal_mean, self.model.normal_std = self._normal_statistics()
 
     def _normal_statistics(self) -> tuple[Tensor, Tensor]:
@@ -242,13 +256,12 @@ class Riad(AnomalibModule):
         loader: Any = self.trainer.train_dataloader
         val_loader: Any = self.trainer.val_dataloaders
         # The training images as validation sees images: resized to be batched, not augmented to train on.
-        images = _normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
-        transform = getattr(self.pre_processor, "transform", None)
+        images = normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
         values = []
         for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
             image = batch.image.to(self.device)
             with self.trainer.precision_plugin.val_step_context():
-                values.append(self.model.dissimilarity_map(image if transform is None else transform(image)))
+                values.append(self.model.dissimilarity_map(self._transform(image)))
         std, mean = torch.std_mean(torch.cat(values), dim=0, correction=0)
         # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
         mean, std = self.trainer.strategy.broadcast((mean.cpu(), std.cpu()))
@@ -344,12 +357,10 @@ class Riad(AnomalibModule):
         shape = model.input(0).partial_shape
         size = (shape[2].get_length(), shape[3].get_length()) if shape[2].is_static else self.model.image_size
         resize = Resize(size, antialias=True)
-        normal_images = _normal_images(datamodule.train_data, resize)
+        images = normal_images(datamodule.train_data, resize)
         if compression_type == CompressionType.INT8_PTQ:
-            return quantize(model, normal_images)
-        labelled_images = copy(datamodule.val_data)
-        labelled_images.augmentations = resize
-        return quantize_with_accuracy_control(model, normal_images, labelled_images, metric, max_drop)
+            return quantize(model, images)
+        return quantize_with_accuracy_control(model, images, _augmented(datamodule.val_data, resize), metric, max_drop)
 
     def _differences(self, checkpoint: dict[str, Any], *names: str) -> str:
         """Say which of these arguments are others in a checkpoint than here."""

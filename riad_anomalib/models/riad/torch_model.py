@@ -24,7 +24,6 @@ from .anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, dissimilarit
 # width 64 that is 16 masked copies: enough to fill a GPU, and batch 1 (12 copies) stays one call.
 _MAX_FEATURE_VALUES = 2**26
 
-
 CALIBRATIONS = ("none", "pixel")
 """What ``calibration`` takes."""
 
@@ -77,9 +76,8 @@ class RiadModel(DynamicBufferMixin):
         if calibration not in CALIBRATIONS:
             msg = f"calibration is {calibration!r}: choose one of {list(CALIBRATIONS)}"
             raise ValueError(msg)
-        if smoothing_size <= 0 or not (
-            smoothing_size % 2 == 1 if isinstance(smoothing_size, int) else smoothing_size < 1
-        ):
+        is_odd = isinstance(smoothing_size, int) and smoothing_size % 2 == 1
+        if smoothing_size <= 0 or (smoothing_size >= 1 and not is_odd):
             msg = (
                 f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, "
                 "or a share of the image's shorter side between 0 and 1"
