@@ -124,6 +124,21 @@ def msgms_map(image: Tensor, reconstruction: Tensor) -> Tensor:
     return torch.stack(per_scale).mean(dim=0)
 
 
+def msgms_grey_map(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the multi-scale GMS map of grey images: what colour alone tells apart does not count.
+
+    Convention: grey is the mean over channels; otherwise as :func:`msgms_map`.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W multiples of 8.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in (0, 1], ``(N, 1, H, W)``.
+    """
+    return msgms_map(image.mean(dim=1, keepdim=True), reconstruction.mean(dim=1, keepdim=True))
+
+
 def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Return the SSIM map of [SSIM], for RIAD_SSIM ([RIAD] Table 6).
 

@@ -10,6 +10,7 @@ from riad_anomalib.components.similarity import (
     gms,
     gms_pyramid,
     gradient_magnitude,
+    msgms_grey_map,
     msgms_map,
     ssim_map,
 )
@@ -54,6 +55,14 @@ def test_msgms_agrees_with_the_slow_loop(pair: tuple[Tensor, Tensor]) -> None:
     for i in range(2):
         per_channel = [reference.msgms_map(pair[0][i, c].numpy(), pair[1][i, c].numpy()) for c in range(3)]
         np.testing.assert_allclose(similarity[i, 0].numpy(), np.mean(per_channel, axis=0), atol=1e-5)
+
+
+def test_grey_msgms_sees_what_all_channels_share(pair: tuple[Tensor, Tensor]) -> None:
+    grey = [image.mean(dim=1, keepdim=True) for image in pair]
+    torch.testing.assert_close(msgms_grey_map(*pair), msgms_map(*grey))
+    recoloured = pair[0].flip(1)
+    assert msgms_map(pair[0], recoloured).max() < 0.99
+    torch.testing.assert_close(msgms_grey_map(pair[0], recoloured), torch.ones(2, 1, 16, 24, dtype=torch.float64))
 
 
 def test_ssim_agrees_with_scikit_image_inside_the_border(pair: tuple[Tensor, Tensor]) -> None:

@@ -5,22 +5,26 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from riad_anomalib.components.similarity import msgms_map, ssim_map
+from riad_anomalib.components.similarity import msgms_grey_map, msgms_map, ssim_map
 
-SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"msgms": msgms_map, "ssim": ssim_map}
+SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "msgms": msgms_map,
+    "msgms_grey": msgms_grey_map,
+    "ssim": ssim_map,
+}
 """Similarity maps by the name that ``score_function`` takes."""
 
 _TINY = 1e-12
 
 
 def dissimilarity_map(image: Tensor, reconstructions: Tensor, score_function: str) -> Tensor:
-    """Return the mean over region sizes of 1 - similarity, the anomaly map before smoothing ([RIAD] Eqs. 8 and 9).
+    """Return the mean over partitions of 1 - similarity, the anomaly map before smoothing ([RIAD] Eqs. 8 and 9).
 
-    Convention: in [0, 1] for ``"msgms"``, in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
+    Convention: in [0, 1] for MSGMS, in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``.
-        reconstructions: One reconstruction per region size, ``(N, K, C, H, W)``.
+        reconstructions: One reconstruction per region size and partition of it, ``(N, K, C, H, W)``.
         score_function: Name of the similarity, a key of :data:`SCORE_FUNCTIONS`.
 
     Returns:

@@ -88,7 +88,8 @@ class Riad(AnomalibModule):
         num_disjoint_sets: Number n of sets that the regions are dealt to, at least 2.
         base_width: Channels of the U-Net's first level. Half the width costs a quarter.
         skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
-        score_function: Similarity behind the anomaly map: ``"msgms"``, or ``"ssim"`` (RIAD_SSIM, Table 6).
+        score_function: Similarity behind the anomaly map: ``"msgms"``, ``"ssim"`` (RIAD_SSIM, Table 6), or
+            ``"msgms_grey"``, which compares the gradients of grey images, not of every channel.
         msgms_weight: Weight lambda_G of the MSGMS loss.
         ssim_weight: Weight lambda_S of the SSIM loss.
         calibration: ``"none"`` (paper), or ``"pixel"``: the anomaly map counts what exceeds the mean of 40 training
@@ -98,6 +99,7 @@ class Riad(AnomalibModule):
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
         image_size: Height and width that images are resized to, multiples of 16 and of every region size. A
             ``pre_processor`` that resizes wins over it.
+        num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
             removed pixel is 0 and the constants of GMS and SSIM are for [0, 1]).
@@ -125,6 +127,7 @@ class Riad(AnomalibModule):
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         lr: float = 1e-4,
         image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE,
+        num_partitions: int = 1,
         partition_seed: int = 0,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
@@ -161,6 +164,7 @@ class Riad(AnomalibModule):
             score_function=score_function,
             calibration=calibration,
             smoothing_size=smoothing_size,
+            num_partitions=num_partitions,
             partition_seed=partition_seed,
         )
         self.loss = RiadLoss(msgms_weight, ssim_weight)
@@ -389,6 +393,7 @@ class Riad(AnomalibModule):
             "score_function",
             "calibration",
             "smoothing_size",
+            "num_partitions",
             "partition_seed",
         )
         if misfits := self._differences(checkpoint, *scoring):

@@ -41,10 +41,11 @@ class RiadModel(DynamicBufferMixin):
         num_disjoint_sets: Number n of sets that the regions are dealt to, at least 2.
         base_width: Channels of the U-Net's first level.
         skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
-        score_function: Similarity behind the anomaly map: ``"msgms"``, or ``"ssim"`` (RIAD_SSIM, Table 6).
+        score_function: Similarity behind the anomaly map, a key of :data:`SCORE_FUNCTIONS`.
         calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
         smoothing_size: Side length s_f of the mean filter: an odd number of pixels, or a share of the image's shorter
             side in (0, 1).
+        num_partitions: Partitions of every region size that inference uses, at least 1.
         partition_seed: Seed in [0, 2**32) of the partitions that inference uses.
 
     Raises:
@@ -67,6 +68,7 @@ class RiadModel(DynamicBufferMixin):
         score_function: str,
         calibration: str,
         smoothing_size: float,
+        num_partitions: int,
         partition_seed: int,
     ) -> None:
         super().__init__()
@@ -83,6 +85,9 @@ class RiadModel(DynamicBufferMixin):
                 "or a share of the image's shorter side between 0 and 1"
             )
             raise ValueError(msg)
+        if num_partitions < 1:
+            msg = f"num_partitions is {num_partitions}: it must be at least 1, as in the paper"
+            raise ValueError(msg)
         if not 0 <= partition_seed < 2**32:
             msg = f"partition_seed is {partition_seed}: it must be in [0, 2**32)"
             raise ValueError(msg)
@@ -93,6 +98,7 @@ class RiadModel(DynamicBufferMixin):
         self.score_function = score_function
         self.calibration = calibration
         self.smoothing_size = smoothing_size
+        self.num_partitions = num_partitions
         self.partition_seed = partition_seed
         self.set_image_size(image_size)
         self.network = InpaintingUNet(channels, base_width, skip_connections)
@@ -111,12 +117,13 @@ class RiadModel(DynamicBufferMixin):
         removed = torch.stack(
             [
                 removed_regions(
-                    fixed_partition(height, width, k, self.num_disjoint_sets, self.partition_seed),
+                    fixed_partition(height, width, k, self.num_disjoint_sets, (self.partition_seed + p) % 2**32),
                     self.num_disjoint_sets,
                 )
+                for p in range(self.num_partitions)
                 for k in self.region_sizes
             ]
-        )  # (K, S, 1, H, W)
+        )  # (P*K, S, 1, H, W)
         device = self.removed.device if hasattr(self, "removed") else None
         # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
         self.register_buffer("removed", removed.to(device), persistent=False)
@@ -212,12 +219,13 @@ class RiadModel(DynamicBufferMixin):
             image: Batch in [0, 1], ``(N, C, H, W)``.
 
         Returns:
-            Reconstructions in [0, 1], ``(N, K, C, H, W)``.
+            Reconstructions in [0, 1], ``(N, P*K, C, H, W)``: every region size for the first of P partitions, and so
+            on.
         """
-        num_images, num_sizes = image.shape[0], len(self.region_sizes)
-        images = image.unsqueeze(1).expand(-1, num_sizes, -1, -1, -1).flatten(0, 1)  # (N*K, C, H, W)
-        removed = self.removed.repeat(num_images, 1, 1, 1, 1)  # (N*K, S, 1, H, W)
-        reconstructions: Tensor = self.reconstruct(images, removed).unflatten(0, (-1, num_sizes))
+        num_images, num_partitions = image.shape[0], len(self.removed)
+        images = image.unsqueeze(1).expand(-1, num_partitions, -1, -1, -1).flatten(0, 1)  # (N*P*K, C, H, W)
+        removed = self.removed.repeat(num_images, 1, 1, 1, 1)  # (N*P*K, S, 1, H, W)
+        reconstructions: Tensor = self.reconstruct(images, removed).unflatten(0, (-1, num_partitions))
         return reconstructions
 
     def _inpaint(self, masked: Tensor) -> Tensor:

@@ -36,14 +36,14 @@ def test_the_anomaly_map_agrees_with_the_papers_order_of_steps() -> None:
         assert anomaly_score(result)[i].item() == pytest.approx(expected.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("score_function", "most"), [("msgms", 0.0), ("ssim", 1e-6)])
+@pytest.mark.parametrize(("score_function", "most"), [("msgms", 0.0), ("msgms_grey", 0.0), ("ssim", 1e-6)])
 def test_a_perfect_reconstruction_scores_zero_up_to_the_border(score_function: str, most: float) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 32, 32)
     assert anomaly_map(image, image.unsqueeze(1).repeat(1, 2, 1, 1, 1), score_function, 21).abs().max() <= most
 
 
-@pytest.mark.parametrize("score_function", ["msgms", "ssim"])
+@pytest.mark.parametrize("score_function", ["msgms", "msgms_grey", "ssim"])
 def test_the_map_grows_with_damage_where_the_damage_is(score_function: str) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 64, 64)

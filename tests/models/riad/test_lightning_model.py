@@ -50,6 +50,7 @@ class TestRiad(ModelContract):
         "smoothing_size": 7,
         "lr": 0.1,
         "image_size": (32, 64),
+        "num_partitions": 2,
         "partition_seed": 1,
     }
 
@@ -72,6 +73,9 @@ class TestRiad(ModelContract):
     @pytest.mark.parametrize("score_function", ["msgms", "ssim"])
     def test_no_skips_and_both_score_functions_export(self, score_function: str, tmp_path: Path) -> None:
         self.check_export(tmp_path, score_function=score_function, skip_connections=False, num_disjoint_sets=2)
+
+    def test_grey_gradients_of_two_partitions_export(self, tmp_path: Path) -> None:
+        self.check_export(tmp_path, score_function="msgms_grey", num_partitions=2)
 
     @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
     def test_a_calibrated_model_exports(self, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def build(**arguments: Any) -> RiadModel:
         "score_function": "msgms",
         "calibration": "none",
         "smoothing_size": 5,
+        "num_partitions": 1,
         "partition_seed": 0,
     }
     return RiadModel(**{**defaults, **arguments})
@@ -69,6 +70,16 @@ def test_all_masked_copies_go_through_the_network_at_once_and_cover_every_pixel_
     for index, region_size in enumerate((2, 8)):
         expected = fixed_partition(32, 48, region_size, 3, seed=0)
         assert torch.equal(removed[0, index].int().argmax(dim=0), expected)
+
+
+def test_the_map_of_several_partitions_is_the_mean_of_their_maps() -> None:
+    image, last_seed = torch.rand(2, 3, 32, 48), 2**32 - 1
+    with torch.no_grad():
+        # The seeds go on from the last one to 0: two partitions from there are the ones of these two seeds.
+        maps = [build(partition_seed=seed).eval()(image).anomaly_map for seed in (last_seed, 0)]
+        both = build(partition_seed=last_seed, num_partitions=2).eval()(image).anomaly_map
+    assert not torch.allclose(*maps)
+    torch.testing.assert_close(both, torch.stack(maps).mean(dim=0))
 
 
 def test_training_draws_every_region_size_and_ever_new_partitions() -> None:
@@ -146,9 +157,10 @@ def test_images_of_another_shape_are_refused() -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("score_function", "psnr", r"score_function is 'psnr': choose one of \['msgms', 'ssim'\]"),
+        ("score_function", "psnr", r"score_function is 'psnr': choose one of \['msgms', 'msgms_grey', 'ssim'\]"),
         ("smoothing_size", 20, "smoothing_size is 20: it must be a positive odd number"),
         ("smoothing_size", 0, "smoothing_size is 0"),
+        ("num_partitions", 0, "num_partitions is 0: it must be at least 1"),
         ("partition_seed", -1, "partition_seed is -1: it must be in"),
         ("region_sizes", (), "region_sizes is empty"),
         ("image_size", (32, 50), "image size 32x50 is not a multiple of region size 8"),
