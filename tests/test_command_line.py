@@ -205,7 +205,7 @@ def test_the_papers_recipe_is_the_default() -> None:
     assert given == {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
-def test_the_benchmark_puts_riad_beside_patchcore_and_draem(workplace: Path, tmp_path: Path) -> None:
+def test_the_benchmark_and_its_report_put_riad_beside_patchcore_and_draem(workplace: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((CONFIGS / "benchmark.yaml").read_text())
     textures = tmp_path / "textures" / "wood"
     textures.mkdir(parents=True)
@@ -225,9 +225,10 @@ def test_the_benchmark_puts_riad_beside_patchcore_and_draem(workplace: Path, tmp
             (tmp_path / "datasets/coffee" / path).mkdir(parents=True, exist_ok=True)
             shutil.copy(picture, tmp_path / "datasets/coffee" / path)
     data = config["benchmark"]["data"]["init_args"]
-    data.update(root=str(tmp_path / "datasets"), category="coffee", num_workers=0, train_batch_size=2)
+    data.update(category="coffee", num_workers=0, train_batch_size=2)
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
-    anomalib("benchmark --config benchmark.yaml", tmp_path, PL_TRAINER_MAX_EPOCHS="1")
+    where = str(tmp_path / "datasets")
+    anomalib("benchmark --config benchmark.yaml", tmp_path, PL_TRAINER_MAX_EPOCHS="1", MVTEC_AD=where)
     (results,) = (tmp_path / "runs/benchmark").glob("*/results.csv")
     with results.open() as file:
         rows = {row["model.class_path"]: row for row in csv.DictReader(file)}
@@ -235,3 +236,10 @@ def test_the_benchmark_puts_riad_beside_patchcore_and_draem(workplace: Path, tmp
     for row in rows.values():
         assert 0 <= float(row["image_AUROC"]) <= 1
         assert 0 <= float(row["pixel_AUROC"]) <= 1
+    script = str(CONFIGS.parent / "benchmarks/report.py")
+    command = [sys.executable, "-W", "ignore", script, "--output", "report"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    report = (tmp_path / "report/report.md").read_text().splitlines()
+    first = next(line for line in report if line.startswith("| coffee |"))
+    shown = [cell.strip() for cell in first.split("|")[2:5]]
+    assert shown == [f"{100 * float(rows[name]['image_AUROC']):.1f}" for name in small]

