@@ -100,3 +100,16 @@ class ModelContract:
             for name, value in expected.items():
                 np.testing.assert_allclose(from_onnx[name], value[: len(batch)].numpy(), atol=1e-5)
                 np.testing.assert_allclose(from_openvino[name], value[: len(batch)].numpy(), atol=1e-5)
+
+    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
+    def test_an_export_shrinks_large_images_as_the_engine_does(self, tmp_path: Path) -> None:
+        model = self.build(post_processor=False)
+        height, width = self.size
+        large = torch.rand(2, 3, 4 * height + 5, 3 * width, generator=torch.Generator().manual_seed(0))
+        pre_processor: Any = model.pre_processor
+        expected, _ = self.scores(model, pre_processor.transform(large))
+        with torch.no_grad():
+            torch.testing.assert_close(model(large).anomaly_map, expected, atol=1e-5, rtol=0)
+        onnx = model.to_onnx(tmp_path)
+        compiled = openvino.compile_model(openvino.convert_model(onnx), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        np.testing.assert_allclose(compiled(large.numpy())["anomaly_map"], expected.numpy(), atol=1e-5)

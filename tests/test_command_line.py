@@ -199,6 +199,28 @@ def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) 
         assert saved[argument] == given[argument]
 
 
+def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path: Path) -> None:
+    coffee = workplace / "datasets/coffee"
+    shutil.copytree(coffee / "train/good", tmp_path / "pictures/good")
+    shutil.copytree(coffee / "test/stain", tmp_path / "pictures/bad")
+    shutil.copytree(coffee / "test/good", tmp_path / "new_pictures")
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("## Your own pictures")[2].partition("```\n")[2].partition("```")[0]
+    *commands, deploy = block.replace("\\\n", " ").strip().splitlines()
+    assert [command.split()[:2] for command in commands] == [
+        ["anomalib", name] for name in ("train", "predict", "export")
+    ]
+    assert "--config configs/riad_small.yaml" in commands[0]
+    small = f" --model.image_size [32,32] --model.base_width 2 {CPU}"
+    length = " --trainer.max_epochs 1 --trainer.check_val_every_n_epoch 1 --data.num_workers 0"
+    for command, shorter in zip(commands, (small + length, small, ""), strict=True):
+        anomalib(command.partition(" ")[2] + shorter, tmp_path)
+    assert len(list(tmp_path.glob("results/Riad/latest/images/new_pictures/*.png"))) == 4
+    subprocess.run([sys.executable, *shlex.split(deploy)[1:]], cwd=tmp_path, check=True, timeout=300)
+    assert len(list((tmp_path / "inspected").rglob("*.jpg"))) == 4
+
+
 def test_the_papers_recipe_is_the_default() -> None:
     given: dict[str, Any] = yaml.safe_load((CONFIGS / "riad.yaml").read_text())["model"]["init_args"]
     defaults = dict(Riad().hparams)

@@ -26,7 +26,9 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
-from torchvision.transforms.v2 import Resize, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+
+from riad_anomalib.components.resize import AntialiasedResize
 
 from .loss import RiadLoss
 from .quantization import quantize, quantize_with_accuracy_control
@@ -62,6 +64,24 @@ def _augmented(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: A
     dataset = copy(dataset)
     dataset.augmentations = augmentations
     return dataset
+
+
+def _with_antialiasing(exportable: Any, transform: Any) -> Any:  # noqa: ANN401
+    """Return an exportable transform that shrinks images as the transform that it is for does.
+
+    anomalib takes antialiasing out of what it exports: thresholds found with it would meet other images there.
+    """
+    if isinstance(transform, Compose):
+        pairs = zip(exportable.transforms, transform.transforms, strict=True)
+        return Compose([_with_antialiasing(*pair) for pair in pairs])
+    if (
+        isinstance(transform, Resize)
+        and transform.antialias
+        and transform.interpolation in {"bilinear", InterpolationMode.BILINEAR}  # the former since torchvision 0.29
+        and len(transform.size) == 2  # noqa: PLR2004
+    ):
+        return AntialiasedResize((transform.size[0], transform.size[1]))
+    return exportable
 
 
 def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[ImageItem]:  # noqa: ANN401
@@ -152,6 +172,7 @@ class Riad(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self._smooth_exports()
         self.image_size = image_size
         self.lr = lr
         self.model = RiadModel(
@@ -173,6 +194,12 @@ class Riad(AnomalibModule):
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
         return PreProcessor(Resize(image_size or DEFAULT_IMAGE_SIZE, antialias=True))
+
+    def _smooth_exports(self) -> None:
+        """Let exports, and calls of the model on images of any size, shrink images as the engine does."""
+        pre_processor: Any = self.pre_processor
+        if hasattr(pre_processor, "export_transform"):
+            pre_processor.export_transform = _with_antialiasing(pre_processor.export_transform, pre_processor.transform)
 
     def _probe_pre_processor(self, height: int, width: int) -> torch.Tensor:
         """Return what the pre-processor makes of a black and a white image, ``(2, 3, H, W)``."""
@@ -399,6 +426,7 @@ class Riad(AnomalibModule):
         if misfits := self._differences(checkpoint, *scoring):
             logger.warning("The checkpoint's thresholds are for other scores than this model's: %s.", misfits)
         super().on_load_checkpoint(checkpoint)
+        self._smooth_exports()
         size_before, size = self.model.image_size, self._size_after_pre_processor()
         if size == size_before:
             return

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import ModelContract
 from PIL import Image
-from torchvision.transforms.v2 import Compose, Grayscale, Normalize, RandomInvert, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Normalize, RandomInvert, Resize
 
 from riad_anomalib import ReconstructionVisualizer, Riad
 
@@ -76,6 +76,18 @@ class TestRiad(ModelContract):
 
     def test_grey_gradients_of_two_partitions_export(self, tmp_path: Path) -> None:
         self.check_export(tmp_path, score_function="msgms_grey", num_partitions=2)
+
+    def test_shrinking_stays_smooth_in_a_checkpoint_and_beside_other_transforms(self, tmp_path: Path) -> None:
+        size = Resize(self.size, antialias=True)
+        model = self.build(pre_processor=PreProcessor(Compose([CenterCrop((120, 100)), size])), post_processor=False)
+        trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+        trainer.strategy.connect(model)
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        loaded = Riad.load_from_checkpoint(tmp_path / "model.ckpt", map_location="cpu").eval()
+        large = torch.rand(1, 3, 130, 140)
+        pre_processor: Any = model.pre_processor
+        assert isinstance(loaded.pre_processor, PreProcessor)
+        torch.testing.assert_close(loaded.pre_processor(large), pre_processor.transform(large))
 
     @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
     def test_a_calibrated_model_exports(self, tmp_path: Path) -> None:
