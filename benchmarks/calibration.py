@@ -5,6 +5,7 @@
 The folder is laid out as MVTec AD's categories. A row is a choice of region sizes with its passes and GFLOP an image,
 a column the mean filter as a share of the image; without and with calibration from 40 training images, image and pixel
 AUROC on the test images. --shift n moves every map by up to n pixels at random, as if products did not lie alike.
+--score-function and --partitions compare what needs no other training.
 """
 
 import argparse
@@ -30,10 +31,11 @@ def dissimilarity_per_size(model: RiadModel, images: Tensor, shift: int) -> Tens
     maps = []
     for image in images.split(1):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            reconstructions = model.reconstructions(image)[0].float()  # (K, C, H, W)
+            reconstructions = model.reconstructions(image)[0].float()  # (P*K, C, H, W)
         similarity = SCORE_FUNCTIONS[model.score_function](image.expand_as(reconstructions), reconstructions)
         down, right = torch.randint(-shift, shift + 1, (2,)).tolist()
-        maps.append((1 - similarity[:, 0]).roll((down, right), dims=(-2, -1)))
+        per_size = (1 - similarity[:, 0]).unflatten(0, (-1, len(model.region_sizes))).mean(dim=0)  # (K, H, W)
+        maps.append(per_size.roll((down, right), dims=(-2, -1)))
     return torch.stack(maps)
 
 
@@ -43,11 +45,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--shift", type=int, default=0)
+    parser.add_argument("--score-function", choices=SCORE_FUNCTIONS, help="another one than the checkpoint's")
+    parser.add_argument("--partitions", type=int, default=1, help="of every region size")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
 
-    loaded = Riad.load_from_checkpoint(arguments.checkpoint, map_location="cpu")
+    others = {"num_partitions": arguments.partitions}
+    if arguments.score_function:
+        others["score_function"] = arguments.score_function
+    loaded = Riad.load_from_checkpoint(arguments.checkpoint, map_location="cpu", **others)
     model: RiadModel = loaded.eval().model  # type: ignore[assignment]  # Riad's
     data, images, labels, masks = test_set(arguments.root, model.image_size)
     if arguments.shift:
@@ -75,7 +82,7 @@ def main() -> None:
                 cells.append(f"{auroc(anomaly_score(values_map).numpy(), labels):.3f}")
                 if masks.size:
                     cells[-1] += f" / {auroc(values_map.numpy(), masks):.3f}"
-        passes = len(kept) * model.num_disjoint_sets
+        passes = len(kept) * model.num_disjoint_sets * model.num_partitions
         chosen_sizes = ", ".join(str(model.region_sizes[k]) for k in kept)
         print(f"| {chosen_sizes} | {passes} | {passes * gflop:.1f} | " + " | ".join(cells) + " |", flush=True)
 
