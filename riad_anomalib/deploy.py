@@ -259,13 +259,10 @@ def _result(queue: openvino.AsyncInferQueue, name: str, image: Image, answer: "F
 
 
 def draw(result: Result) -> Image:
-    """Return the image with the map's colours where it nears the threshold, the mask's outline, score and verdict."""
+    """Return the image under the map's colours (blue 0, red 1) with the mask's outline, score and verdict."""
     height, width = result.image.shape[:2]
-    values_map = cv2.resize(result.anomaly_map, (width, height)).clip(0, 1)
-    colours = cv2.applyColorMap((values_map * 255).astype(np.uint8), cv2.COLORMAP_JET)
-    # None below 0.4, half from 0.6 on: what is normal, a little below 0.5 in a calibrated map, is not painted over.
-    opacity = 0.5 * ((values_map - 0.4) / 0.2).clip(0, 1)[..., None]
-    overlay: Image = (opacity * colours + (1 - opacity) * result.image).round().astype(np.uint8)
+    heat = (cv2.resize(result.anomaly_map, (width, height)).clip(0, 1) * 255).astype(np.uint8)
+    overlay: Image = cv2.addWeighted(result.image, 0.6, cv2.applyColorMap(heat, cv2.COLORMAP_JET), 0.4, 0)
     mask = cv2.resize(result.pred_mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     scale, line, white = width / 500, 1 + width // 500, (255, 255, 255)

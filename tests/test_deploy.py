@@ -208,10 +208,8 @@ def test_an_overlay_is_hot_where_the_map_is_and_says_the_verdict() -> None:
     normal = deploy.draw(deploy.Result("a", grey, 0.25, False, heat, np.zeros((30, 40), np.bool_)))
     blue, _, red = normal[185, 290].astype(int)
     assert red > blue + 30
-    assert (normal[185, 80] == 128).all()
-    usual = np.full((30, 40), 0.47, np.float32)  # of a calibrated model
-    tinted = deploy.draw(deploy.Result("a", grey, 0.25, False, usual, np.zeros((30, 40), np.bool_)))
-    assert 0 < np.abs(tinted[185, 80].astype(int) - 128).max() < 40
+    blue, _, red = normal[185, 80].astype(int)
+    assert blue > red + 30
     anomalous = deploy.draw(deploy.Result("a", grey, 0.75, True, heat, heat > 0.5))
     changed = (normal != anomalous).any(axis=2)
     assert changed[:30].any()  # the text

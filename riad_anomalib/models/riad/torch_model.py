@@ -23,6 +23,8 @@ from .anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, dissimilarit
 # Values of one full-size feature map, 256 MiB in float32, that one network call may have at inference. At 256x256 and
 # width 64 that is 16 masked copies: enough to fill a GPU, and batch 1 (12 copies) stays one call.
 _MAX_FEATURE_VALUES = 2**26
+# On a CPU parts that stay nearer to the caches are up to half as fast again; the model card has figures.
+_MAX_FEATURE_VALUES_CPU = 2**22
 
 CALIBRATIONS = ("none", "pixel")
 """What ``calibration`` takes."""
@@ -235,5 +237,6 @@ class RiadModel(DynamicBufferMixin):
             whole: Tensor = self.network(masked)
             return whole
         values = masked.shape[0] * self.base_width * masked.shape[-2] * masked.shape[-1]
-        parts = masked.chunk(math.ceil(values / _MAX_FEATURE_VALUES))
+        most = _MAX_FEATURE_VALUES_CPU if masked.device.type == "cpu" else _MAX_FEATURE_VALUES
+        parts = masked.chunk(math.ceil(values / most))
         return torch.cat([self.network(part) for part in parts])

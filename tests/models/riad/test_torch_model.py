@@ -98,7 +98,7 @@ def test_copies_that_would_not_fit_go_in_equal_parts_and_score_the_same(monkeypa
     model.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     with torch.no_grad():
         whole = model(image)
-        monkeypatch.setattr(torch_model, "_MAX_FEATURE_VALUES", 4 * 4 * 32 * 48)  # four copies
+        monkeypatch.setattr(torch_model, "_MAX_FEATURE_VALUES_CPU", 4 * 4 * 32 * 48)  # four copies
         parts = model(image)
         assert sizes == [18, 4, 4, 4, 4, 2]
         torch.testing.assert_close(parts.anomaly_map, whole.anomaly_map)
@@ -107,7 +107,7 @@ def test_copies_that_would_not_fit_go_in_equal_parts_and_score_the_same(monkeypa
     assert sizes == [9]  # never in training: batch norm would see other batches
 
 
-def test_the_papers_setting_takes_one_image_in_one_part() -> None:
+def test_the_papers_setting_takes_one_image_in_one_part_on_a_gpu() -> None:
     copies = 4 * 3
     assert math.ceil(copies * 64 * 256 * 256 / torch_model._MAX_FEATURE_VALUES) == 1
 
