@@ -24,6 +24,7 @@ from lightning.pytorch import seed_everything
 from skimage import data as skimage_data
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+MODELS = ("PatchCore", "DRAEM")
 TEXTURES = ("brick.png", "grass.png", "gravel.png")
 
 
@@ -45,8 +46,12 @@ def patchcore(size: tuple[int, int], ratio: float) -> Patchcore:
     )
 
 
-def draem(size: tuple[int, int], textures: Path) -> Draem:
-    """Return a DRAEM that draws its anomalies from these textures."""
+def draem(size: tuple[int, int], folder: Path) -> Draem:
+    """Return a DRAEM that draws its anomalies from scikit-image's textures, which are copied into this folder."""
+    textures = folder / "textures"
+    (textures / "all").mkdir(parents=True)
+    for file in TEXTURES:
+        shutil.copy(Path(skimage_data.__file__).parent / file, textures / "all")
     return Draem(dtd_dir=textures, pre_processor=PreProcessor(Resize(size, antialias=True)), evaluator=evaluator())
 
 
@@ -63,7 +68,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--minutes", type=float, default=15, help="that DRAEM may train")
     parser.add_argument("--ratio", type=float, default=0.1, help="of PatchCore's features that it keeps")
-    parser.add_argument("--models", nargs="+", default=["PatchCore", "DRAEM"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--precision", default="32-true", help="of DRAEM")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -77,14 +82,12 @@ def main() -> None:
     for name in arguments.models:
         seed_everything(arguments.seed, verbose=False)
         with tempfile.TemporaryDirectory() as folder:
-            textures = Path(folder) / "textures" / "all"
-            textures.mkdir(parents=True)
-            for file in TEXTURES:
-                shutil.copy(Path(skimage_data.__file__).parent / file, textures)
             options: dict[str, Any] = {"default_root_dir": folder, "logger": False, "enable_progress_bar": False}
-            model: Patchcore | Draem = patchcore(size, arguments.ratio)
-            if name == "DRAEM":
-                model = draem(size, textures.parent)
+            model: Patchcore | Draem
+            if name == "PatchCore":
+                model = patchcore(size, arguments.ratio)
+            else:
+                model = draem(size, Path(folder))
                 limit = {"minutes": arguments.minutes}
                 options |= {"max_time": limit, "limit_val_batches": 0, "precision": arguments.precision}
             data, *_ = test_set(arguments.root, size)

@@ -120,7 +120,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def metric_table(columns: dict[str, pd.DataFrame], categories: list[str]) -> str:
     """Return the table of one metric: MVTec AD's categories by group, their means, then other data."""
-    rows = {category: [category] for group in GROUPS.values() for category in group}
+    rows = {category: [category] for category in MVTEC}
     rows |= {f"*mean of {name}*": group for name, group in GROUPS.items()} | {"*mean of all*": MVTEC}
     rows |= {category: [category] for category in categories if category not in MVTEC}
     return markdown(
