@@ -1,4 +1,4 @@
-"""RIAD, reconstruction by inpainting for visual anomaly detection, as a model of anomalib.
+"""Models of anomalib that detect anomalies by what they cannot reconstruct; RIAD, reconstruction by inpainting.
 
 The public names are loaded when they are first used, because PyTorch loads :mod:`riad_anomalib.plugin` at the end of
 its own import, and with it this module.
@@ -8,20 +8,32 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .models.riad import ReconstructionVisualizer, Riad, RiadLoss, RiadModel
+from .plugin import MODELS
+from .registry import alias, registered
 
-__all__ = ["ReconstructionVisualizer", "Riad", "RiadLoss", "RiadModel", "__version__"]
+if TYPE_CHECKING:
+    from .models.riad import ReconstructionVisualizer as ReconstructionVisualizer
+    from .models.riad import Riad as Riad
+    from .models.riad import RiadLoss as RiadLoss
+    from .models.riad import RiadModel as RiadModel
+
+_modules = {model + part: module for model, module in MODELS.items() for part in ("", "Loss", "Model")}
+_modules["ReconstructionVisualizer"] = "riad_anomalib.models.riad"
+
+__all__ = [*sorted(_modules), "__version__"]  # noqa: PLE0604  # from the table
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name == "__version__":
         return version("riad-anomalib")
-    if name in __all__:
-        return getattr(import_module(".models.riad", __name__), name)
-    # jsonargparse imports the alias of plugin.py by its path, and gets the class that it stands for.
-    if name == "riad":
-        return __getattr__("Riad")
+    if name in _modules:
+        return getattr(import_module(_modules[name]), name)
+    # jsonargparse imports an alias by this path, and gets the class that it stands for.
+    for model in MODELS:
+        if name == alias(model):
+            return __getattr__(model)
+    if name in registered:
+        return registered[name]
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -2,7 +2,8 @@
 
 from anomalib.cli.cli import main
 
-import riad_anomalib.models.riad  # noqa: F401  registers
+from riad_anomalib.plugin import import_models
 
 if __name__ == "__main__":
+    import_models()
     main()

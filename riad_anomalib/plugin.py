@@ -1,4 +1,4 @@
-"""Makes this package's models known to anomalib: the start-up hook and the names.
+"""Makes this package's models known to anomalib: the table of models and the start-up hook.
 
 anomalib has no entry points for models: its command line, ``get_model`` and ``list_models`` know the classes that are
 imported. Something has to import ours while anomalib starts. PyTorch calls the entry points of the group
@@ -19,7 +19,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+
+from .registry import is_taken
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +28,8 @@ logger = logging.getLogger(__name__)
 # finder for anomalib.models itself would come too late where that is what imports torch.
 _LAST_IMPORT = "anomalib.models.video"
 
-_aliases: list[type] = []
-
-
-def register(model: type[Any]) -> None:
-    """Let anomalib find a model by the names that its own models have: ``Riad`` and ``riad``.
-
-    Args:
-        model: Direct subclass of ``AnomalibModule``, an attribute of :mod:`riad_anomalib` by its own name and in lower
-            case.
-    """
-    # get_model({"class_path": "Riad"}) and `from anomalib.models import Riad`
-    setattr(sys.modules["anomalib.models"], model.__name__, model)
-    # jsonargparse takes names from imported subclasses and tells upper from lower case. It finds the lower-case name
-    # here, imports riad_anomalib.<name>, and that is the model itself: results and saved configs carry one name.
-    _aliases.append(type(model.__name__.lower(), (model,), {"__module__": "riad_anomalib"}))
+MODELS = {"Riad": "riad_anomalib.models.riad"}
+"""Every model of this package and the module that registers it when it is imported."""
 
 
 class _Waiting(MetaPathFinder):
@@ -62,22 +50,23 @@ class _Waiting(MetaPathFinder):
         def exec_module_and_import_ours(module: ModuleType) -> None:
             del loader.exec_module  # the class's own is back
             exec_module(module)
-            _import_models()
+            import_models()
 
         # On the instance: module.__loader__, inspect.getsource and reload see the loader that they expect.
         loader.exec_module = exec_module_and_import_ours  # type: ignore[method-assign]
         return spec
 
 
-def _import_models() -> None:
-    if hasattr(sys.modules["anomalib.models"], "Riad"):
-        logger.info("anomalib brings a Riad of its own; riad_anomalib.Riad stays reachable by its full path.")
-        return
-    try:
-        # Where our module is what imported anomalib, it is half-imported now; this returns and its end registers.
-        import_module("riad_anomalib.models.riad")
-    except Exception:  # whatever is wrong here must not take anomalib's other models away
-        logger.warning("riad_anomalib could not be loaded; anomalib goes on without it.", exc_info=True)
+def import_models() -> None:
+    """Import every model whose name anomalib has not given to one of its own; at the end of its import it registers."""
+    for model, module in MODELS.items():
+        if is_taken(model):
+            continue
+        try:
+            # Where our module is what imported anomalib, it is half-imported now; this returns and its end registers.
+            import_module(module)
+        except Exception:  # whatever is wrong here must not take anomalib's other models away
+            logger.warning("riad_anomalib could not load %s; anomalib goes on without it.", model, exc_info=True)
 
 
 def _autoload() -> None:

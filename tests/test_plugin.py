@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from anomalib.utils.path import convert_to_snake_case
 
-from riad_anomalib import plugin
+from riad_anomalib import plugin, registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +57,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_anomalib_knows_the_model_whatever_is_imported_first(first: str) -> None:
     run = python(first + KNOWN)
     assert run.returncode == 0, run.stderr
-    assert "riad_anomalib could not be loaded" not in run.stderr
+    assert "riad_anomalib could not load" not in run.stderr
 
 
 @pytest.mark.parametrize("switch", ["RIAD_ANOMALIB_AUTOLOAD", "TORCH_DEVICE_BACKEND_AUTOLOAD"])
@@ -87,7 +88,7 @@ def test_torch_starts_without_anomalib_and_nothing_more_is_loaded() -> None:
     run = python(
         "import sys; sys.modules['anomalib'] = None; import torch\n"
         "ours = sorted(name for name in sys.modules if name.startswith('riad_anomalib'))\n"
-        "assert ours == ['riad_anomalib', 'riad_anomalib.plugin'], ours\n"
+        "assert ours == ['riad_anomalib', 'riad_anomalib.plugin', 'riad_anomalib.registry'], ours\n"
         "assert sum(type(finder).__module__ == 'riad_anomalib.plugin' for finder in sys.meta_path) == 1",
     )
     assert run.returncode == 0, run.stderr
@@ -102,17 +103,34 @@ def test_a_broken_installation_costs_a_warning_and_no_other_model() -> None:
         "assert hasattr(models, 'Patchcore') and not hasattr(models, 'Riad')",
     )
     assert run.returncode == 0, run.stderr
-    assert "riad_anomalib could not be loaded; anomalib goes on without it." in run.stderr
+    assert "riad_anomalib could not load Riad; anomalib goes on without it." in run.stderr
 
 
-def test_a_riad_of_anomalibs_own_comes_first(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    theirs = object()
+def test_a_model_of_anomalibs_own_comes_first_and_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    theirs = type("Riad", (), {"__module__": "anomalib.models.image.riad"})
     models = SimpleNamespace(Riad=theirs)
     monkeypatch.setitem(sys.modules, "anomalib.models", models)
+    imported: list[str] = []
+    monkeypatch.setattr(plugin, "import_module", imported.append)
+    monkeypatch.setattr(plugin, "MODELS", {"Riad": "ours.riad", "Other": "ours.other"})
     with caplog.at_level(logging.INFO):
-        plugin._import_models()
-    assert models.Riad is theirs
+        plugin.import_models()
+    assert imported == ["ours.other"]
     assert "anomalib brings a Riad of its own" in caplog.text
+    registry.register(type("Riad", (), {"__module__": "riad_anomalib.models.riad"}))
+    assert models.Riad is theirs
+
+
+def test_an_alias_is_spelt_as_anomalib_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "registered", {})
+    monkeypatch.setitem(sys.modules, "anomalib.models", SimpleNamespace())
+    names = ("Riad", "InpaintingGan", "EfficientAd", "I3ad")
+    for name in names:
+        registry.register(type(name, (), {"__module__": __name__}))
+    assert list(registry.registered) == [convert_to_snake_case(name) for name in names]
 
 
 def test_the_wheel_brings_the_hook_along(tmp_path: Path) -> None:

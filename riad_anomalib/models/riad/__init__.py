@@ -1,6 +1,6 @@
 """RIAD: reconstruction by inpainting for visual anomaly detection ([RIAD])."""
 
-from riad_anomalib.plugin import register
+from riad_anomalib.registry import register
 
 from .lightning_model import Riad
 from .loss import RiadLoss

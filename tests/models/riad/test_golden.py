@@ -21,7 +21,7 @@ CLOSE: dict[str, Any] = {"atol": 2e-6, "rtol": 1e-5}
 @pytest.mark.parametrize("calibration", ["none", "pixel"])
 @pytest.mark.parametrize("score_function", ["msgms", "msgms_grey", "ssim"])
 def test_a_checkpoint_of_version_0_1_scores_as_it_did(calibration: str, score_function: str) -> None:
-    arguments = {"calibration": calibration, "score_function": score_function}
+    arguments: dict[str, Any] = {"calibration": calibration, "score_function": score_function}
     model: Any = Riad.load_from_checkpoint(GOLDEN / "version_0_1.ckpt", map_location="cpu", **arguments).eval()
     expected = np.load(GOLDEN / "version_0_1.npz")
     generator = torch.Generator().manual_seed(7)
