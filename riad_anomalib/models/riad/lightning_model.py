@@ -29,6 +29,7 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
 from riad_anomalib.components.resize import AntialiasedResize
+from riad_anomalib.registry import public_path
 
 from .loss import RiadLoss
 from .quantization import quantize, quantize_with_accuracy_control
@@ -246,8 +247,9 @@ class Riad(AnomalibModule):
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
         """Return anomalib's components, and let the saved config of a command-line run say ``Riad``, not ``riad``."""
         for callback in _callbacks(self._trainer) if self._trainer else ():
-            if isinstance(callback, SaveConfigCallback):
-                callback.config["model"]["class_path"] = "riad_anomalib.Riad"
+            # Lightning's own command line for one class saves its arguments without a class_path.
+            if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
+                callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
         return super().configure_callbacks()
 
     @property

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import yaml
 from anomalib.data import Folder
 from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import get_model
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import ModelContract
 from PIL import Image
@@ -382,6 +384,35 @@ def test_another_network_in_the_checkpoint_is_refused(
     caplog.clear()
     Riad.load_from_checkpoint(str(run.best_model_path), region_sizes=(2, 8))  # the same, as a tuple
     assert "thresholds" not in caplog.text
+
+
+class MyRiad(Riad):
+    """A user's own."""
+
+
+def test_lightnings_own_command_line_trains_and_saves_what_it_was_given(
+    folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["program"])
+    data = {"name": "tiny", "root": folder.root, "normal_dir": "images/good", "abnormal_dir": "images/bad"}
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "logger": "false", "enable_progress_bar": "false"}
+    options = [f"--data.{name}={value}" for name, value in (data | {"num_workers": 0}).items()]
+    options += [f"--trainer.{name}={value}" for name, value in (trainer | {"default_root_dir": tmp_path}).items()]
+    options += [f"--model.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in SMALL.items()]
+    LightningCLI(Riad, Folder, args=["fit", *options], seed_everything_default=0)
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]
+    assert saved["base_width"] == SMALL["base_width"]
+    assert "class_path" not in saved
+    names = {"riad": "riad_anomalib.Riad", "Riad": "riad_anomalib.Riad", f"{__name__}.MyRiad": f"{__name__}.MyRiad"}
+    for name, path in names.items():
+        arguments = [f"--model={name}", *options]
+        cli = LightningCLI(Riad, Folder, subclass_mode_model=True, args=arguments, seed_everything_default=0, run=False)
+        cli.model.trainer = cli.trainer
+        cli.model.configure_callbacks()
+        (callback,) = [each for each in cli.trainer.callbacks if isinstance(each, SaveConfigCallback)]  # type: ignore[attr-defined]
+        assert callback.config["model"]["class_path"] == path
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
