@@ -336,9 +336,9 @@ class Riad(AnomalibModule):
         """Export for anomalib's TorchInferencer, which leaves gradients on: without any to compute.
 
         Raises:
-            ValueError: If the model has not been trained.
+            ValueError: If the model has no thresholds.
         """
-        self._check_trained()
+        self._check_thresholds()
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.requires_grad_(False)
         try:
@@ -351,19 +351,21 @@ class Riad(AnomalibModule):
         """Export to ONNX, on the way to OpenVINO too, quietly and with an opset that torch needs not convert to.
 
         Raises:
-            ValueError: If the model has not been trained.
+            ValueError: If the model has no thresholds.
         """
-        self._check_trained()
+        self._check_thresholds()
         return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
 
-    def _check_trained(self) -> None:
-        """Refuse to export verdicts that a model cannot give."""
-        thresholding = getattr(self.post_processor, "enable_thresholding", False)
-        steps = next(buffer for name, buffer in self.model.named_buffers() if name.endswith("num_batches_tracked"))
-        if thresholding and steps == 0:
+    def _check_thresholds(self) -> None:
+        """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
+        post_processor: Any = self.post_processor
+        if not getattr(post_processor, "enable_thresholding", False):
+            return
+        if torch.as_tensor(post_processor.image_threshold).isnan():
             msg = (
-                "the model to export has not been trained and has no thresholds: give a checkpoint (--ckpt_path), or "
-                "export without a post-processor (post_processor=False) for the bare anomaly map and score"
+                "the model to export has no thresholds, without which every verdict is meaningless: a validation finds "
+                "them. Give a checkpoint (--ckpt_path) of a training with validation (no limit_val_batches 0), call "
+                "Engine.validate before Engine.export, or export the bare anomaly map and score (post_processor=False)"
             )
             raise ValueError(msg)
 

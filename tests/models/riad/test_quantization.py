@@ -191,7 +191,18 @@ def test_quantizing_without_images_is_refused(trained: tuple[Engine, Riad, str],
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
-def test_exporting_an_untrained_model_is_refused(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has not been trained and has no thresholds: give a checkpoint"):
-        Engine(accelerator="cpu", devices=1, default_root_dir=tmp_path).export(Riad(base_width=1), kind)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+def test_exporting_a_model_without_thresholds_is_refused(
+    kind: str,
+    folder: Folder,
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path, "logger": False}
+    unvalidated = Riad(image_size=(32, 48), region_sizes=(8,), base_width=1)
+    Engine(max_epochs=1, limit_val_batches=0, **options).fit(unvalidated, datamodule=folder)
+    engine = Engine(**options)
+    for model in (Riad(base_width=1), unvalidated):
+        with pytest.raises(ValueError, match=r"has no thresholds.* checkpoint .* of a training with validation"):
+            engine.export(model, kind, export_root=tmp_path / "exported")
+    assert not list((tmp_path / "exported").rglob("model.*"))
+    engine.validate(unvalidated, datamodule=folder)  # as the message proposes
+    assert engine.export(unvalidated, kind, export_root=tmp_path / "exported")
