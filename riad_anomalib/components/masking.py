@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import whole_number
+
 
 def check_regions(image_size: tuple[int, int], region_sizes: Sequence[int], num_sets: int, stride: int = 1) -> None:
     """Refuse an image size, region sizes and a number of sets that do not fit each other.
@@ -24,7 +26,10 @@ def check_regions(image_size: tuple[int, int], region_sizes: Sequence[int], num_
     Raises:
         ValueError: If a value is outside its range or a size is not a multiple; the message names sizes that would do.
     """
-    height, width = image_size
+    height, width = (whole_number("image_size", side) for side in image_size)
+    for region_size in region_sizes:
+        whole_number("region_sizes", region_size)
+    whole_number("num_disjoint_sets", num_sets)
     if min(image_size) < 1:
         msg = f"image size {height}x{width} is not positive: give height and width in pixels, for example [256, 256]"
         raise ValueError(msg)

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from .arguments import whole_number
+
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
@@ -37,7 +39,7 @@ class InpaintingUNet(nn.Module):
 
     def __init__(self, channels: int, base_width: int, skip_connections: bool) -> None:
         super().__init__()
-        if base_width < 1:
+        if whole_number("base_width", base_width) < 1:
             msg = f"base_width is {base_width}: it must be at least 1, the paper's is 64"
             raise ValueError(msg)
         self.skip_connections = skip_connections

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from copy import copy
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
+from riad_anomalib.components.arguments import finite_number, whole_number
 from riad_anomalib.components.resize import AntialiasedResize
 from riad_anomalib.registry import public_path
 
@@ -46,6 +46,12 @@ DEFAULT_EPOCHS = 300
 """Length of training when the user gives none ([RIAD] Sec. 4.3)."""
 LR_DROP_AT = 250 / 300
 """Share of training after which the learning rate drops to a tenth ([RIAD] Sec. 4.3)."""
+RANGE_TOLERANCE = 1e-3
+"""How far a black or white image may leave [0, 1] in pre-processing: a quarter of a grey level, for rounding.
+
+Bicubic resizing also overshoots at edges (to 1.04 on pictures of MVTec AD's bottle). That is left as it is: the
+loss and the map compare gradients, for which [0, 1] is no bound, and the network meets the same edges in training.
+"""
 CALIBRATION_IMAGES = 40
 """Training images that statistics are taken from, of calibration and of quantization: 20 to 180 gave the same maps."""
 
@@ -157,12 +163,15 @@ class Riad(AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs. The benchmark runner and
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
-        region_sizes = [index(k) for k in region_sizes]
+        if isinstance(region_sizes, str) or not isinstance(region_sizes, Sequence):
+            msg = f"region_sizes is {region_sizes!r}: give a list of whole numbers of pixels, for example [2, 4, 8, 16]"
+            raise ValueError(msg)
+        region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         if not isinstance(image_size, Sequence) or len(image_size) != 2:  # noqa: PLR2004
             msg = f"image_size is {image_size}: give height and width, for example (256, 256)"
             raise ValueError(msg)
-        image_size = (index(image_size[0]), index(image_size[1]))
-        if not 0 < lr < float("inf"):
+        image_size = (whole_number("image_size", image_size[0]), whole_number("image_size", image_size[1]))
+        if finite_number("lr", lr) <= 0:
             msg = f"lr is {lr}: it must be a positive number, the paper's is 1e-4"
             raise ValueError(msg)
         if pre_processor is True:
@@ -174,11 +183,10 @@ class Riad(AnomalibModule):
             visualizer=visualizer,
         )
         self._smooth_exports()
-        self.image_size = image_size
         self.lr = lr
         self.model = RiadModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
-            image_size=self._size_after_pre_processor(),
+            image_size=self._size_after_pre_processor(image_size),
             region_sizes=region_sizes,
             num_disjoint_sets=num_disjoint_sets,
             base_width=base_width,
@@ -212,13 +220,18 @@ class Riad(AnomalibModule):
         transform = getattr(self.pre_processor, "transform", None)
         return images if transform is None else transform(images)
 
-    def _size_after_pre_processor(self) -> tuple[int, int]:
-        """Return the height and width at which images reach the model."""
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
+        return self.model.image_size
+
+    def _size_after_pre_processor(self, unresized: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width at which images reach the model; ``unresized`` is theirs if nothing resizes."""
         tall, wide = (tuple(self._probe_pre_processor(*size).shape[-2:]) for size in ((192, 128), (128, 192)))
         if tall == wide:
             return tall[0], tall[1]
         if (tall, wide) == ((192, 128), (128, 192)):
-            return self.image_size  # no resize: the images have this size already
+            return unresized
         msg = (
             "the pre-processor gives images of a size that depends on their own: "
             "resize to a fixed height and width, for example Resize((256, 256)) instead of Resize(256)"
@@ -266,7 +279,7 @@ class Riad(AnomalibModule):
         """Refuse a pre-processor that takes images out of [0, 1], before any time is spent on them."""
         super().setup(stage)
         probe = self._probe_pre_processor(*self.model.image_size)
-        if probe.min() < 0 or probe.max() > 1:
+        if probe.min() < -RANGE_TOLERANCE or probe.max() > 1 + RANGE_TOLERANCE:
             msg = (
                 f"the pre-processor maps images in [0, 1] to [{probe.min():.3g}, {probe.max():.3g}]; RIAD needs [0, 1] "
                 "because a removed pixel is 0: take Normalize (or what else rescales values) out of its transform"
@@ -431,7 +444,8 @@ class Riad(AnomalibModule):
             logger.warning("The checkpoint's thresholds are for other scores than this model's: %s.", misfits)
         super().on_load_checkpoint(checkpoint)
         self._smooth_exports()
-        size_before, size = self.model.image_size, self._size_after_pre_processor()
+        size_before = self.image_size
+        size = self._size_after_pre_processor(size_before)
         if size == size_before:
             return
         logger.warning("Images are resized to %dx%d as in the checkpoint, not to %dx%d.", *size, *size_before)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from riad_anomalib.components.arguments import finite_number
 from riad_anomalib.components.similarity import gms_pyramid, ssim_per_channel
 
 
@@ -28,8 +29,8 @@ class RiadLoss(nn.Module):
     def __init__(self, msgms_weight: float, ssim_weight: float) -> None:
         super().__init__()
         for name, weight in (("msgms_weight", msgms_weight), ("ssim_weight", ssim_weight)):
-            if not 0 <= weight < float("inf"):
-                msg = f"{name} is {weight}: it must be a finite number of at least 0; 0 switches the term off"
+            if finite_number(name, weight) < 0:
+                msg = f"{name} is {weight}: it must be at least 0; 0 switches the term off"
                 raise ValueError(msg)
         self.msgms_weight = msgms_weight
         self.ssim_weight = ssim_weight

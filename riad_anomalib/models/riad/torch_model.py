@@ -8,6 +8,7 @@ from anomalib.data import InferenceBatch
 from anomalib.models.components import DynamicBufferMixin
 from torch import Tensor
 
+from riad_anomalib.components.arguments import finite_number, whole_number
 from riad_anomalib.components.masking import (
     check_regions,
     fixed_partition,
@@ -74,23 +75,23 @@ class RiadModel(DynamicBufferMixin):
         partition_seed: int,
     ) -> None:
         super().__init__()
-        if score_function not in SCORE_FUNCTIONS:
+        if score_function not in list(SCORE_FUNCTIONS):
             msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
             raise ValueError(msg)
         if calibration not in CALIBRATIONS:
             msg = f"calibration is {calibration!r}: choose one of {list(CALIBRATIONS)}"
             raise ValueError(msg)
         is_odd = isinstance(smoothing_size, int) and smoothing_size % 2 == 1
-        if smoothing_size <= 0 or (smoothing_size >= 1 and not is_odd):
+        if finite_number("smoothing_size", smoothing_size) <= 0 or (smoothing_size >= 1 and not is_odd):
             msg = (
                 f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, "
                 "or a share of the image's shorter side between 0 and 1"
             )
             raise ValueError(msg)
-        if num_partitions < 1:
+        if whole_number("num_partitions", num_partitions) < 1:
             msg = f"num_partitions is {num_partitions}: it must be at least 1, as in the paper"
             raise ValueError(msg)
-        if not 0 <= partition_seed < 2**32:
+        if not 0 <= whole_number("partition_seed", partition_seed) < 2**32:
             msg = f"partition_seed is {partition_seed}: it must be in [0, 2**32)"
             raise ValueError(msg)
         self.channels = channels

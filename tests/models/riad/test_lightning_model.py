@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import ModelContract
 from PIL import Image
-from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, Normalize, RandomInvert, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, InterpolationMode, Normalize, RandomInvert, Resize
 
 from riad_anomalib import ReconstructionVisualizer, Riad
 
@@ -294,6 +294,7 @@ def test_a_checkpoint_brings_its_image_size_and_scores_the_same_through_every_en
     with caplog.at_level(logging.WARNING):
         result = engine(tmp_path).test(fresh, datamodule=folder, ckpt_path=run.best_model_path)[0]
     assert "Images are resized to 32x48 as in the checkpoint, not to 64x64." in caplog.text
+    assert fresh.image_size == fresh.model.image_size == (32, 48)
     assert result == pytest.approx(expected)
     loaded: Any = Riad.load_from_checkpoint(str(run.best_model_path))
     images = torch.rand(1, 3, 32, 48)
@@ -353,7 +354,7 @@ def test_the_mean_filters_window_is_in_pixels_or_follows_the_image(given: float,
 def test_an_explicit_pre_processor_wins_and_survives_the_checkpoint(folder: Folder, tmp_path: Path) -> None:
     pre_processor = PreProcessor(Compose([Resize((48, 32)), Grayscale(num_output_channels=3)]))
     model = Riad(**SMALL, pre_processor=pre_processor)
-    assert model.model.image_size == (48, 32)
+    assert model.image_size == model.model.image_size == (48, 32)
     run = engine(tmp_path, max_epochs=1)
     run.fit(model, datamodule=folder)
     loaded: Any = Riad.load_from_checkpoint(str(run.best_model_path))
@@ -423,14 +424,44 @@ def test_normalize_is_refused_before_any_training(stage: str, folder: Folder, tm
         getattr(engine(tmp_path, max_epochs=1), stage)(model, datamodule=folder)
 
 
+def test_rounding_in_bicubic_resizing_is_not_taken_for_normalisation(folder: Folder, tmp_path: Path) -> None:
+    bicubic = Resize(288, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    model = Riad(**{**SMALL, "image_size": (256, 256)}, pre_processor=PreProcessor(Compose([bicubic, CenterCrop(256)])))
+    assert model.pre_processor.transform(torch.ones(1, 3, 256, 256)).max() > 1  # type: ignore[union-attr,operator]
+    engine(tmp_path, fast_dev_run=True).fit(model, datamodule=folder)
+    slight = Riad(**SMALL, pre_processor=PreProcessor(Compose([Resize((32, 48)), Normalize([0.01], [1.0])])))
+    with pytest.raises(ValueError, match=r"maps images in \[0, 1\] to \[-0.01, 0.99\]"):
+        engine(tmp_path, fast_dev_run=True).fit(slight, datamodule=folder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"image_size": (250, 256)}, "image size 250x256 is not a multiple of region size 4"),
         ({"image_size": (256,)}, r"image_size is \(256,\): give height and width"),
         ({"image_size": 256}, "image_size is 256: give height and width"),
+        ({"image_size": (256, 2.5e2)}, "image_size is 250.0: it must be a whole number"),
         ({"lr": 0}, "lr is 0: it must be a positive number"),
+        ({"lr": "1e-4"}, "lr is '1e-4': it must be a finite number"),
+        ({"lr": float("nan")}, "lr is nan: it must be a finite number"),
         ({"region_sizes": []}, "region_sizes is empty"),
+        (
+            {"region_sizes": 8},
+            r"region_sizes is 8: give a list of whole numbers of pixels, for example \[2, 4, 8, 16\]",
+        ),
+        ({"region_sizes": "8"}, "region_sizes is '8': give a list"),
+        ({"region_sizes": [2.5]}, "region_sizes is 2.5: it must be a whole number"),
+        ({"num_disjoint_sets": 2.5}, "num_disjoint_sets is 2.5: it must be a whole number"),
+        ({"num_disjoint_sets": float("nan")}, "num_disjoint_sets is nan: it must be a whole number"),
+        ({"base_width": None}, "base_width is None: it must be a whole number"),
+        ({"base_width": True}, "base_width is True: it must be a whole number"),
+        ({"num_partitions": 1.5}, "num_partitions is 1.5: it must be a whole number"),
+        ({"partition_seed": "a"}, "partition_seed is 'a': it must be a whole number"),
+        ({"smoothing_size": True}, "smoothing_size is True: it must be a finite number"),
+        ({"smoothing_size": float("nan")}, "smoothing_size is nan: it must be a finite number"),
+        ({"msgms_weight": "a"}, "msgms_weight is 'a': it must be a finite number"),
+        ({"ssim_weight": float("inf")}, "ssim_weight is inf: it must be a finite number"),
+        ({"score_function": ["ssim"]}, r"score_function is \['ssim'\]: choose one of"),
         ({"score_function": "l2"}, "choose one of"),
         ({"calibration": "image"}, r"calibration is 'image': choose one of \['none', 'pixel'\]"),
         ({"smoothing_size": 10}, "smoothing_size is 10: it must be a positive odd number of pixels, or a share"),

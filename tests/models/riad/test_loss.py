@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_float32_under_mixed_precision() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
 def test_an_impossible_weight_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match=r"msgms_weight is .*: it must be a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"msgms_weight is .*: it must be (a finite number|at least 0)"):
         RiadLoss(weight, 1.0)
     with pytest.raises(ValueError, match="ssim_weight is"):
         RiadLoss(1.0, weight)
