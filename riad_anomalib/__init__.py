@@ -12,13 +12,13 @@ from .plugin import MODELS
 from .registry import alias, registered
 
 if TYPE_CHECKING:
-    from .models.riad import ReconstructionVisualizer as ReconstructionVisualizer
+    from .host import ReconstructionVisualizer as ReconstructionVisualizer
     from .models.riad import Riad as Riad
     from .models.riad import RiadLoss as RiadLoss
     from .models.riad import RiadModel as RiadModel
 
 _modules = {model + part: module for model, module in MODELS.items() for part in ("", "Loss", "Model")}
-_modules["ReconstructionVisualizer"] = "riad_anomalib.models.riad"
+_modules["ReconstructionVisualizer"] = "riad_anomalib.host"
 
 __all__ = [*sorted(_modules), "__version__"]  # noqa: PLE0604  # from the table
 

@@ -1,8 +1,10 @@
-"""Numbers that a user gave: what is none is refused by name, before arithmetic fails with a TypeError."""
+"""Checks of what a user gave: refused by name, before arithmetic or a network fails with an error of its own."""
 
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
+
+from torch import Tensor
 
 
 def whole_number(name: str, value: Any) -> int:  # noqa: ANN401
@@ -27,3 +29,18 @@ def finite_number(name: str, value: Any) -> float:  # noqa: ANN401
         msg = f"{name} is {value!r}: it must be a finite number"
         raise ValueError(msg)
     return value  # type: ignore[return-value]  # a Real
+
+
+def check_images(image: Tensor, channels: int, image_size: tuple[int, int]) -> None:
+    """Refuse a batch of another shape than ``(N, C, H, W)`` with the channels and size that a model was built for.
+
+    Raises:
+        ValueError: If it has another shape.
+    """
+    height, width = image_size
+    if image.ndim != 4 or tuple(image.shape[1:]) != (channels, height, width):  # noqa: PLR2004
+        msg = (
+            f"images are {tuple(image.shape)}, the model was built for (N, {channels}, {height}, {width}): "
+            "resize them in the pre-processor, or build the model with their size as image_size"
+        )
+        raise ValueError(msg)

@@ -5,8 +5,7 @@ from riad_anomalib.registry import register
 from .lightning_model import Riad
 from .loss import RiadLoss
 from .torch_model import RiadModel
-from .visualizer import ReconstructionVisualizer
 
-__all__ = ["ReconstructionVisualizer", "Riad", "RiadLoss", "RiadModel"]
+__all__ = ["Riad", "RiadLoss", "RiadModel"]
 
 register(Riad)

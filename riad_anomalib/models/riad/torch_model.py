@@ -1,14 +1,15 @@
 """RIAD as a torch module: masked copies, inpainting, reassembly, anomaly map ([RIAD] Sec. 3)."""
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import DynamicBufferMixin
-from torch import Tensor
+from torch import Tensor, nn
 
-from riad_anomalib.components.arguments import finite_number, whole_number
+from riad_anomalib.components.arguments import check_images, whole_number
+from riad_anomalib.components.batching import in_parts
+from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.components.masking import (
     check_regions,
     fixed_partition,
@@ -17,21 +18,13 @@ from riad_anomalib.components.masking import (
     reassemble,
     removed_regions,
 )
+from riad_anomalib.components.smoothing import anomaly_score, check_smoothing_size, mean_filter, window_size
 from riad_anomalib.components.unet import InpaintingUNet
 
-from .anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, dissimilarity_map, mean_filter
-
-# Values of one full-size feature map, 256 MiB in float32, that one network call may have at inference. At 256x256 and
-# width 64 that is 16 masked copies: enough to fill a GPU, and batch 1 (12 copies) stays one call.
-_MAX_FEATURE_VALUES = 2**26
-# On a CPU parts that stay nearer to the caches are up to half as fast again; the model card has figures.
-_MAX_FEATURE_VALUES_CPU = 2**22
-
-CALIBRATIONS = ("none", "pixel")
-"""What ``calibration`` takes."""
+from .anomaly_map import SCORE_FUNCTIONS, dissimilarity_map
 
 
-class RiadModel(DynamicBufferMixin):
+class RiadModel(nn.Module):
     """Reconstruction by inpainting ([RIAD] Algs. 1 and 3).
 
     In training mode it returns a reconstruction for the loss, in evaluation mode an anomaly map and score. The
@@ -56,8 +49,6 @@ class RiadModel(DynamicBufferMixin):
     """
 
     removed: Tensor
-    normal_mean: Tensor
-    normal_std: Tensor
 
     def __init__(
         self,
@@ -78,16 +69,7 @@ class RiadModel(DynamicBufferMixin):
         if score_function not in list(SCORE_FUNCTIONS):
             msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
             raise ValueError(msg)
-        if calibration not in CALIBRATIONS:
-            msg = f"calibration is {calibration!r}: choose one of {list(CALIBRATIONS)}"
-            raise ValueError(msg)
-        is_odd = isinstance(smoothing_size, int) and smoothing_size % 2 == 1
-        if finite_number("smoothing_size", smoothing_size) <= 0 or (smoothing_size >= 1 and not is_odd):
-            msg = (
-                f"smoothing_size is {smoothing_size}: it must be a positive odd number of pixels, "
-                "or a share of the image's shorter side between 0 and 1"
-            )
-            raise ValueError(msg)
+        check_smoothing_size(smoothing_size)
         if whole_number("num_partitions", num_partitions) < 1:
             msg = f"num_partitions is {num_partitions}: it must be at least 1, as in the paper"
             raise ValueError(msg)
@@ -99,7 +81,7 @@ class RiadModel(DynamicBufferMixin):
         self.num_disjoint_sets = num_disjoint_sets
         self.base_width = base_width
         self.score_function = score_function
-        self.calibration = calibration
+        self.calibration = Calibration(calibration)
         self.smoothing_size = smoothing_size
         self.num_partitions = num_partitions
         self.partition_seed = partition_seed
@@ -130,16 +112,12 @@ class RiadModel(DynamicBufferMixin):
         device = self.removed.device if hasattr(self, "removed") else None
         # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
         self.register_buffer("removed", removed.to(device), persistent=False)
-        # Empty until gathered. In the state at any size: anomalib's mixin takes over the shape of what is loaded.
-        for name in ("normal_mean", "normal_std"):
-            self.register_buffer(name, torch.empty(0, device=device))
+        self.calibration.forget()
 
     @property
     def smoothing_window(self) -> int:
         """Side length of the mean filter in pixels, odd."""
-        if isinstance(self.smoothing_size, int):
-            return self.smoothing_size
-        return 2 * round((self.smoothing_size * min(self.image_size) - 1) / 2) + 1
+        return window_size(self.smoothing_size, self.image_size)
 
     def forward(self, image: Tensor) -> Tensor | InferenceBatch:
         """Reconstruct (training) or score (evaluation) a batch.
@@ -154,25 +132,10 @@ class RiadModel(DynamicBufferMixin):
         Raises:
             ValueError: If the batch has another shape than the model was built for.
         """
-        height, width = self.image_size
-        if image.ndim != 4 or tuple(image.shape[1:]) != (self.channels, height, width):  # noqa: PLR2004
-            msg = (
-                f"images are {tuple(image.shape)}, the model was built for (N, {self.channels}, {height}, {width}): "
-                "resize them in the pre-processor, or build the model with their size as image_size"
-            )
-            raise ValueError(msg)
+        check_images(image, self.channels, self.image_size)
         if self.training:
             return self.reconstruct(image, self.random_removed(len(image), image.device))
-        values_map = self.dissimilarity_map(image)
-        if self.calibration == "pixel":
-            if self.normal_mean.numel() == 0:
-                msg = (
-                    "calibration is 'pixel', but the statistics of normal images are missing: they are gathered before "
-                    "each validation of a training; train with validation, or load a checkpoint of such a training"
-                )
-                raise ValueError(msg)
-            values_map = calibrate(values_map, self.normal_mean, self.normal_std)
-        values_map = mean_filter(values_map, self.smoothing_window)
+        values_map = mean_filter(self.calibration(self.dissimilarity_map(image)), self.smoothing_window)
         return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
 
     def dissimilarity_map(self, image: Tensor) -> Tensor:
@@ -231,13 +194,25 @@ class RiadModel(DynamicBufferMixin):
         reconstructions: Tensor = self.reconstruct(images, removed).unflatten(0, (-1, num_partitions))
         return reconstructions
 
+    def reconstruction(self, image: Tensor) -> Tensor:
+        """Return the mean of all reconstructions, to look at.
+
+        Args:
+            image: Batch in [0, 1], ``(N, C, H, W)``.
+
+        Returns:
+            Reconstruction in [0, 1], ``(N, C, H, W)``.
+        """
+        return self.reconstructions(image).mean(dim=1)
+
     def _inpaint(self, masked: Tensor) -> Tensor:
-        """Run the network on all masked copies, in equal parts where they would take too much memory."""
-        # In training batch norm looks at the whole batch, and an exported graph cannot count images of a dynamic batch.
-        if self.training or torch.compiler.is_exporting():
-            whole: Tensor = self.network(masked)
-            return whole
-        values = masked.shape[0] * self.base_width * masked.shape[-2] * masked.shape[-1]
-        most = _MAX_FEATURE_VALUES_CPU if masked.device.type == "cpu" else _MAX_FEATURE_VALUES
-        parts = masked.chunk(math.ceil(values / most))
-        return torch.cat([self.network(part) for part in parts])
+        """Run the network on all masked copies; in training batch norm looks at the whole batch."""
+        inpainted: Tensor = self.network(masked) if self.training else in_parts(self.network, masked, self.base_width)
+        return inpainted
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        # Checkpoints of version 0.1 have the statistics of normal images here.
+        for name in ("normal_mean", "normal_std"):
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}calibration.{name}"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,4 +1,4 @@
-"""A picture of what RIAD saw and what it painted."""
+"""A picture of what a model saw and what it made of it."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from anomalib.visualization.image.functional import (
 )
 from lightning.pytorch import Trainer
 
-from .torch_model import RiadModel
-
 
 class ReconstructionVisualizer(ImageVisualizer):
     """anomalib's pictures, and beside them input, reconstruction and anomaly map side by side.
 
-    The reconstruction is the mean over region sizes. The pictures go to ``reconstructions/`` next to anomalib's
+    The pictures go to ``reconstructions/`` next to anomalib's
     ``images/``. The network runs once more for every image, so testing and predicting take about twice as long. The
     arguments are those of anomalib's ``ImageVisualizer``.
     """
@@ -28,13 +26,16 @@ class ReconstructionVisualizer(ImageVisualizer):
         """Write the pictures of a batch; prediction ends here too.
 
         Raises:
-            TypeError: If the model is not RIAD and has no reconstruction to show.
+            TypeError: If the model has no reconstruction to show.
         """
-        if not isinstance(pl_module.model, RiadModel):
-            msg = f"ReconstructionVisualizer is for Riad, the model is {pl_module.name}: use anomalib's ImageVisualizer"
+        if not hasattr(pl_module.model, "reconstruction"):
+            msg = (
+                f"ReconstructionVisualizer shows what a model reconstructs, and {pl_module.name}'s torch model has no "
+                "reconstruction(image): use anomalib's ImageVisualizer"
+            )
             raise TypeError(msg)
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
-        reconstructions = pl_module.model.reconstructions(batch.image).mean(dim=1)  # (N, C, H, W)
+        reconstructions = pl_module.model.reconstruction(batch.image)  # (N, C, H, W)
         datamodule = getattr(trainer, "datamodule", None)
         for item, reconstruction in zip(batch, reconstructions, strict=True):
             panels = {

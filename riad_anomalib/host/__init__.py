@@ -1,0 +1,11 @@
+"""How a model of this package lives in anomalib: length, pre-processing, statistics, checkpoints, exports, pictures.
+
+Nothing here knows a model. :class:`HostMixin` hangs these modules' functions into Lightning's and anomalib's hooks.
+"""
+
+from .length import step_schedule
+from .module import HostMixin
+from .pre_processing import height_and_width
+from .visualizer import ReconstructionVisualizer
+
+__all__ = ["HostMixin", "ReconstructionVisualizer", "height_and_width", "step_schedule"]

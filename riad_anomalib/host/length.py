@@ -1,0 +1,58 @@
+"""How long training takes, and how far it has come."""
+
+from collections.abc import Sequence
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def callbacks(trainer: Trainer) -> Sequence[Callback]:
+    """Return a trainer's callbacks."""
+    given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set outside of Trainer's own class
+    return given
+
+
+def set_default_epochs(trainer: Trainer, epochs: int) -> None:
+    """Let training take so many epochs if the user gave no length at all, neither epochs nor steps nor time.
+
+    anomalib puts ``trainer_arguments`` above what the user gives, so the default cannot stand there. This is called
+    when a model meets its trainer: a moment later Lightning puts its own 1000 epochs in the place of None.
+    """
+    if (
+        trainer.state.fn == TrainerFn.FITTING
+        and trainer.max_epochs is None
+        and trainer.max_steps == -1
+        and not any(isinstance(callback, Timer) for callback in callbacks(trainer))
+    ):
+        trainer.fit_loop.max_epochs = epochs
+
+
+def progress(trainer: Trainer, step: int) -> float:
+    """Return the share of training that is over, by whichever limit is nearer: epochs, steps or time.
+
+    Args:
+        trainer: The trainer at work.
+        step: Steps of the optimizer that are done.
+    """
+    share = step / max(trainer.estimated_stepping_batches, 1)
+    for timer in callbacks(trainer):
+        if isinstance(timer, Timer) and (remaining := timer.time_remaining()) is not None:
+            elapsed = timer.time_elapsed()
+            share = max(share, elapsed / (elapsed + remaining))
+    return share
+
+
+def step_schedule(module: LightningModule, optimizer: Optimizer, drop_at: float) -> OptimizerLRScheduler:
+    """Return what ``configure_optimizers`` returns: a learning rate that drops to a tenth after a share of training.
+
+    Args:
+        module: The module that is trained, however long that is.
+        optimizer: Its optimizer.
+        drop_at: Share of training in [0, 1].
+    """
+    schedule = LambdaLR(optimizer, lambda step: 1.0 if progress(module.trainer, step) < drop_at else 0.1)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

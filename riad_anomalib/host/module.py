@@ -1,0 +1,241 @@
+"""The one mixin that makes a torch model of this package a model of anomalib."""
+
+import logging
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.deploy import CompressionType
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torchmetrics import Metric
+from torchvision.transforms.v2 import Resize
+
+from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.registry import public_path
+
+from . import checkpoints, length, pre_processing
+from .normal_images import normal_images, normal_statistics, with_augmentations
+from .quantization import quantize, quantize_with_accuracy_control
+
+if TYPE_CHECKING:
+    import openvino  # an optional dependency
+
+    Module = AnomalibModule
+else:
+    Module = object  # anomalib finds the direct subclasses of AnomalibModule alone, so that must stay a base of its own
+
+logger = logging.getLogger(__name__)
+
+
+class TorchModel(Protocol):
+    """What the host asks of ``self.model``, a torch module that returns anomalib's ``InferenceBatch`` in evaluation."""
+
+    image_size: tuple[int, int]
+    """Height and width of the images that it takes, its only home."""
+    calibration: Calibration
+    """What normal images look like."""
+
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Take images of another size from now on; forget the statistics of normal images."""
+
+    def dissimilarity_map(self, image: Tensor) -> Tensor:
+        """Return the map that calibration is for, ``(N, 1, H, W)``, of a batch in [0, 1], ``(N, C, H, W)``."""
+
+
+class HostMixin(Module):
+    """Everything that makes a model live in anomalib and is none of its method.
+
+    Use it as ``class Riad(HostMixin, AnomalibModule)``. The class declares what stands below, its ``__init__`` calls
+    ``super().__init__`` with anomalib's own arguments and then builds ``self.model``, a :class:`TorchModel`, with the
+    size that :meth:`adopt_pre_processor` returns; it needs a ``training_step`` and ``configure_optimizers`` of its own.
+    There is no ``__init__`` here because Lightning reads the arguments to save from the frame of the class's own.
+    """
+
+    default_epochs: ClassVar[int]
+    """Length of training when the user gives none."""
+    network_arguments: ClassVar[Sequence[str]]
+    """Arguments that make another network: a checkpoint with other values is refused."""
+    scoring_arguments: ClassVar[Sequence[str]]
+    """Arguments that make other scores of the same network: a checkpoint with other values brings a warning."""
+
+    model: TorchModel  # type: ignore[assignment]  # a module too
+
+    # Pre-processing
+
+    @classmethod
+    def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Return the default pre-processor: resize, and leave the values in [0, 1]."""
+        return PreProcessor(Resize(image_size or signature(cls).parameters["image_size"].default, antialias=True))
+
+    def adopt_pre_processor(self, given: PreProcessor | bool, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Take the user's pre-processor or the default for this size; exports and engine then see the same images.
+
+        Returns:
+            Height and width at which images reach the model: a pre-processor that resizes wins over ``image_size``.
+        """
+        if given is True:
+            self.pre_processor = self.configure_pre_processor(image_size)
+        pre_processing.smooth_exports(self.pre_processor)
+        return pre_processing.size_after(self.pre_processor, image_size)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
+        return self.model.image_size
+
+    def setup(self, stage: str) -> None:
+        """Refuse a pre-processor that takes images out of [0, 1], before any time is spent on them."""
+        super().setup(stage)
+        pre_processing.check_range(self.pre_processor, self.image_size)
+
+    # Training
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that the model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        if trainer is not None:
+            length.set_default_epochs(trainer, self.default_epochs)
+        super(HostMixin, type(self)).trainer.fset(self, trainer)  # type: ignore[attr-defined]
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What the models insist on: no validation before the first epoch, there is nothing to see."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """The models learn from normal images only."""
+        return LearningType.ONE_CLASS
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Return anomalib's components, and let the saved config of a command-line run say ``Riad``, not ``riad``."""
+        for callback in length.callbacks(self._trainer) if self._trainer else ():
+            # Lightning's own command line for one class saves its arguments without a class_path.
+            if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
+                callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
+        return super().configure_callbacks()
+
+    def on_fit_start(self) -> None:
+        """Give every process of a distributed run random numbers of its own."""
+        if self.trainer.world_size > 1:
+            # All processes start from the same seed, whether the user gave one or not.
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def on_validation_start(self) -> None:
+        """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
+        if self.model.calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
+            self.model.calibration.set_statistics(*normal_statistics(self.trainer, self._dissimilarity_map))
+
+    def _dissimilarity_map(self, images: Tensor) -> Tensor:
+        """Return the map that calibration is for, of images that are not pre-processed."""
+        return self.model.dissimilarity_map(pre_processing.transformed(self.pre_processor, images.to(self.device)))
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Score a batch."""
+        return self.test_step(batch, batch_idx, *args, **kwargs)
+
+    # Checkpoints
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's pre-processing and refuse the weights of another network.
+
+        Raises:
+            ValueError: If the checkpoint's network is another than this model's.
+        """
+        checkpoints.check_network(checkpoint, self.hparams, self.network_arguments, self.name)
+        checkpoints.warn_of_other_scores(checkpoint, self.hparams, self.scoring_arguments)
+        super().on_load_checkpoint(checkpoint)
+        pre_processing.smooth_exports(self.pre_processor)
+        size_before = self.image_size
+        size = pre_processing.size_after(self.pre_processor, size_before)
+        if size == size_before:
+            return
+        logger.warning("Images are resized to %dx%d as in the checkpoint, not to %dx%d.", *size, *size_before)
+        self.model.set_image_size(size)
+        # anomalib hands a data module the Resize of the pre-processor before the checkpoint replaces it. Without
+        # another hand-over images would be resized twice, first to the size that is no longer in use.
+        datamodule = getattr(self._trainer, "datamodule", None)
+        if datamodule is not None:
+            datamodule.setup(self.trainer.state.fn)
+
+    # Exports
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export for anomalib's TorchInferencer, which leaves gradients on: without any to compute.
+
+        Raises:
+            ValueError: If the model has no thresholds.
+        """
+        self._check_thresholds()
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.requires_grad_(False)
+        try:
+            return super().to_torch(export_root, model_file_name)
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401  # as anomalib
+        """Export to ONNX, on the way to OpenVINO too, quietly and with an opset that torch needs not convert to.
+
+        Raises:
+            ValueError: If the model has no thresholds.
+        """
+        self._check_thresholds()
+        return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
+
+    def _check_thresholds(self) -> None:
+        """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
+        post_processor: Any = self.post_processor
+        if not getattr(post_processor, "enable_thresholding", False):
+            return
+        if torch.as_tensor(post_processor.image_threshold).isnan():
+            msg = (
+                "the model to export has no thresholds, without which every verdict is meaningless: a validation finds "
+                "them. Give a checkpoint (--ckpt_path) of a training with validation (no limit_val_batches 0), call "
+                "Engine.validate before Engine.export, or export the bare anomaly map and score (post_processor=False)"
+            )
+            raise ValueError(msg)
+
+    def _compress_ov_model(
+        self,
+        model: "openvino.Model",
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> "openvino.Model":
+        """Quantize the network alone, with ranges from normal training images; anomalib would take everything."""
+        if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            return super()._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
+        if datamodule is None:
+            msg = (
+                f"compression_type {CompressionType(compression_type).name} needs images: give the data that the model "
+                "was trained on, --data on the command line or datamodule in Python; INT8 takes the weights alone and "
+                "needs none"
+            )
+            raise ValueError(msg)
+        datamodule.setup("fit")
+        shape = model.input(0).partial_shape
+        size = (shape[2].get_length(), shape[3].get_length()) if shape[2].is_static else self.image_size
+        resize = Resize(size, antialias=True)
+        images = normal_images(datamodule.train_data, resize)
+        if compression_type == CompressionType.INT8_PTQ:
+            return quantize(model, images)
+        labelled = with_augmentations(datamodule.val_data, resize)
+        return quantize_with_accuracy_control(model, images, labelled, metric, max_drop)
