@@ -1,9 +1,39 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from anomalib.data import Folder
+from PIL import Image
 
 from riad_anomalib import demo_data
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Five normal and two broken images, with masks."""
+    rng = np.random.default_rng(0)
+    for kind, number in (("good", 5), ("bad", 2)):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for i in range(number):
+            pixels = rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+            if kind == "bad":
+                pixels[10:20, 10:20] = 255
+                (tmp_path / "masks").mkdir(exist_ok=True)
+                Image.fromarray(np.uint8(255) * (pixels.min(axis=2) == 255)).save(tmp_path / "masks" / f"{i}.png")
+            Image.fromarray(pixels).save(tmp_path / "images" / kind / f"{i}.png")
+    return Folder(
+        name="tiny",
+        root=tmp_path,
+        normal_dir="images/good",
+        abnormal_dir="images/bad",
+        mask_dir="masks",
+        val_split_mode="same_as_test",
+        train_batch_size=2,
+        eval_batch_size=2,
+        num_workers=0,
+        seed=0,
+    )
 
 
 @pytest.fixture(scope="session")

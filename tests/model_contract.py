@@ -1,4 +1,4 @@
-"""What every model of this package must keep; a model's tests inherit it."""
+"""What every torch model and its exports must keep; a model's tests inherit it."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,16 +8,18 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import InferenceBatch
-from anomalib.models.components import AnomalibModule
+from anomalib.data import ImageBatch, InferenceBatch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+UNATTACHED = "ignore:You are trying to `self.log"
+"""Of a training step without a trainer."""
 
-class ModelContract:
+
+class Contract:
     """Subclasses say how to build a small model and which arguments it has."""
 
-    model_class: type[AnomalibModule]
+    model_class: type[Any]
     small: ClassVar[dict[str, Any]]
     """Arguments of a model that runs in no time."""
     size: ClassVar[tuple[int, int]]
@@ -25,15 +27,25 @@ class ModelContract:
     variants: ClassVar[dict[str, Any]]
     """Another value for every argument of the model's own."""
 
-    def build(self, **arguments: Any) -> AnomalibModule:
+    def build(self, **arguments: Any) -> Any:
+        """Build a model; a calibrated one with statistics, which training would have gathered."""
         torch.manual_seed(0)
-        return self.model_class(**{**self.small, **arguments})
+        model = self.model_class(**{**self.small, **arguments})
+        if model.model.calibration.needs_statistics:
+            generator = torch.Generator().manual_seed(2)
+            mean, std = (scale * torch.rand(1, *model.image_size, generator=generator) for scale in (0.2, 0.1))
+            model.model.calibration.set_statistics(mean, std)
+        return model
 
     def images(self, number: int = 3) -> Tensor:
         return torch.rand(number, 3, *self.size, generator=torch.Generator().manual_seed(0))
 
+
+class ModelContract(Contract):
+    """Shapes, repeatable scores, checkpoints, parity of exports, every argument matters."""
+
     @staticmethod
-    def scores(model: AnomalibModule, images: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return anomaly map and score."""
         with torch.no_grad():
             batch = model.eval().model(images)
@@ -67,9 +79,49 @@ class ModelContract:
             torch.testing.assert_close(anomaly_map[0], maps[i])
             torch.testing.assert_close(pred_score[0], pred_scores[i])
 
-    def test_every_argument_is_tested_here(self) -> None:
-        own = set(self.build().hparams)
-        assert own == set(self.variants)
+    @pytest.mark.filterwarnings(UNATTACHED)
+    def test_every_argument_matters(self) -> None:
+        assert set(self.build().hparams) == set(self.variants)
+        outcome = self.outcome()
+        assert self.outcome() == outcome
+        for name, value in self.variants.items():
+            assert self.outcome(**{name: value}) != outcome, name
+
+    def outcome(self, **arguments: Any) -> float:
+        """The mean anomaly of an image after one training step."""
+        model = self.build(**arguments)
+        images = model.pre_processor(self.images())
+        optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
+        torch.manual_seed(1)
+        model.train().training_step(ImageBatch(image=images), 0)["loss"].backward()
+        optimizer.step()
+        return self.scores(model, images)[0].double().mean().item()
+
+    @pytest.mark.filterwarnings(UNATTACHED)
+    def test_flat_images_train_and_score(self) -> None:
+        for grey in (0.0, 1.0):
+            model, images = self.build(), torch.full((2, 3, *self.size), grey)
+            model.train().training_step(ImageBatch(image=images), 0)["loss"].backward()
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            assert gradients
+            assert all(gradient.isfinite().all() for gradient in gradients)
+            assert self.scores(model, images)[0].isfinite().all()
+
+    def test_maps_are_in_float32_under_mixed_precision_and_in_a_model_of_bfloat16(self) -> None:
+        model, images = self.build(), self.images()
+        expected, _ = self.scores(model, images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed, _ = self.scores(model, images)
+        low, _ = self.scores(model.bfloat16(), images.bfloat16())
+        for values in (mixed, low):
+            assert values.dtype == torch.float32
+            torch.testing.assert_close(values, expected, atol=0.03, rtol=0)
+
+    def test_images_of_another_shape_are_refused(self) -> None:
+        model, (height, width) = self.build(), self.size
+        for shape in ((3, height, width), (1, 1, height, width), (1, 3, width, height)):
+            with pytest.raises(ValueError, match=rf"built for \(N, 3, {height}, {width}\): resize them"):
+                model.model(torch.rand(shape))
 
     def test_a_model_is_what_its_arguments_and_weights_say(self, tmp_path: Path) -> None:
         """A checkpoint's round trip through a file, as Lightning writes and anomalib reads it."""
@@ -85,6 +137,10 @@ class ModelContract:
     @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO warn about themselves
     def test_onnx_and_openvino_score_like_torch(self, tmp_path: Path) -> None:
         self.check_export(tmp_path)
+
+    @pytest.mark.filterwarnings("ignore")  # as above
+    def test_a_calibrated_model_exports(self, tmp_path: Path) -> None:
+        self.check_export(tmp_path, calibration="pixel")
 
     def check_export(self, tmp_path: Path, **arguments: Any) -> None:
         model, images = self.build(post_processor=False, **arguments), self.images(8)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from riad_anomalib import RiadModel
+from riad_anomalib.components import batching
 from riad_anomalib.components.masking import fixed_partition
-from riad_anomalib.models.riad import torch_model
 
 
 def build(**arguments: Any) -> RiadModel:
@@ -91,67 +91,26 @@ def test_training_draws_every_region_size_and_ever_new_partitions() -> None:
     assert 5 < sum(coarse) < 35
 
 
-def test_copies_that_would_not_fit_go_in_equal_parts_and_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build().eval()
-    image = torch.rand(3, 3, 32, 48)
-    sizes: list[int] = []
+def test_in_training_all_copies_go_together_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, batch norm would see other batches."""
+    model, sizes = build(), list[int]()
     model.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(batching, "_MAX_FEATURE_VALUES_CPU", 4 * 4 * 32 * 48)  # four copies
     with torch.no_grad():
-        whole = model(image)
-        monkeypatch.setattr(torch_model, "_MAX_FEATURE_VALUES_CPU", 4 * 4 * 32 * 48)  # four copies
-        parts = model(image)
-        assert sizes == [18, 4, 4, 4, 4, 2]
-        torch.testing.assert_close(parts.anomaly_map, whole.anomaly_map)
-        sizes.clear()
-        model.train()(image)
-    assert sizes == [9]  # never in training: batch norm would see other batches
+        model.train()(torch.rand(3, 3, 32, 48))
+        model.eval()(torch.rand(3, 3, 32, 48))
+    assert sizes == [9, 4, 4, 4, 4, 2]
 
 
 def test_the_papers_setting_takes_one_image_in_one_part_on_a_gpu() -> None:
     copies = 4 * 3
-    assert math.ceil(copies * 64 * 256 * 256 / torch_model._MAX_FEATURE_VALUES) == 1
-
-
-@pytest.mark.parametrize("grey", [0.0, 1.0])
-def test_flat_images_train_and_score(grey: float) -> None:
-    model = build()
-    image = torch.full((1, 3, 32, 48), grey)
-    model.train()(image).sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-    with torch.no_grad():
-        assert model.eval()(image).anomaly_map.isfinite().all()
+    assert math.ceil(copies * 64 * 256 * 256 / batching._MAX_FEATURE_VALUES) == 1
 
 
 def test_grey_images_of_one_channel() -> None:
     model = build(channels=1)
     assert model.train()(torch.rand(1, 1, 32, 48)).shape == (1, 1, 32, 48)
     assert model.eval()(torch.rand(1, 1, 32, 48)).pred_score.shape == (1,)
-
-
-def test_the_map_is_computed_in_float32_under_mixed_precision() -> None:
-    model, image = build().eval(), torch.rand(1, 3, 32, 48)
-    with torch.no_grad():
-        expected = model(image)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            mixed = model(image)
-    assert mixed.anomaly_map.dtype == torch.float32
-    torch.testing.assert_close(mixed.anomaly_map, expected.anomaly_map, atol=0.02, rtol=0)
-
-
-def test_a_model_held_in_bfloat16_scores_in_float32() -> None:
-    model, image = build().eval(), torch.rand(1, 3, 32, 48)
-    with torch.no_grad():
-        expected = model(image)
-        low = model.bfloat16()(image.bfloat16())
-    assert low.anomaly_map.dtype == torch.float32
-    torch.testing.assert_close(low.anomaly_map, expected.anomaly_map, atol=0.03, rtol=0)
-
-
-def test_images_of_another_shape_are_refused() -> None:
-    model = build()
-    for shape in ((3, 32, 48), (1, 1, 32, 48), (1, 3, 48, 32)):
-        with pytest.raises(ValueError, match=r"the model was built for \(N, 3, 32, 48\): resize them"):
-            model(torch.rand(shape))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from riad_anomalib.components.arguments import finite_number, whole_number
+
+
+def test_numbers_pass_and_whole_ones_become_plain() -> None:
+    assert whole_number("n", 3) == 3
+    assert type(whole_number("n", np.int64(3))) is int
+    assert finite_number("x", 0.5) == 0.5
+    assert type(finite_number("x", 2)) is int
+
+
+@pytest.mark.parametrize("value", [True, 2.5, 2.0, float("nan"), "2", None, [2]])
+def test_what_is_no_whole_number_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^n is .*: it must be a whole number$"):
+        whole_number("n", value)
+
+
+@pytest.mark.parametrize("value", [False, float("nan"), float("inf"), "2", None, 1j, [0.5]])
+def test_what_is_no_finite_number_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^x is .*: it must be a finite number$"):
+        finite_number("x", value)
+    assert finite_number("x", Fraction(1, 2)) == 0.5

@@ -1,0 +1,45 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anomalib.data import Folder
+from blur import Blur
+from engine_contract import Record, engine
+
+pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "steps"),
+    [
+        ({}, 20, 40),
+        ({"max_epochs": 6}, 6, 12),
+        ({"max_steps": 6}, -1, 6),
+        ({"max_epochs": 6, "max_steps": 4}, 6, 4),
+    ],
+)
+def test_the_learning_rate_drops_after_five_sixths_of_the_true_length(
+    given: dict[str, Any],
+    epochs: int,
+    steps: int,
+    folder: Folder,
+    tmp_path: Path,
+) -> None:
+    record = Record()
+    engine(tmp_path, callbacks=[record], **given).fit(Blur(image_size=(16, 16), lr=0.5), datamodule=folder)
+    assert record.max_epochs == epochs
+    drop = [i for i, rate in enumerate(record.learning_rates) if rate == pytest.approx(0.05)]
+    assert len(record.learning_rates) == steps
+    assert record.learning_rates[0] == 0.5
+    assert drop == list(range(-(-steps * 5 // 6), steps))
+
+
+def test_a_time_limit_holds_and_the_learning_rate_follows_it(folder: Folder, tmp_path: Path) -> None:
+    record = Record()
+    run = engine(tmp_path, callbacks=[record], max_time={"seconds": 3}, check_val_every_n_epoch=1000)
+    run.fit(Blur(image_size=(16, 16), lr=0.5), datamodule=folder)
+    assert record.max_epochs == -1
+    assert record.learning_rates[0] == 0.5
+    assert record.learning_rates[-1] == pytest.approx(0.05)
+    late = sum(rate < 0.1 for rate in record.learning_rates) / len(record.learning_rates)
+    assert 0.02 < late < 0.5

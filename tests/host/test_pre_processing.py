@@ -1,0 +1,47 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.pre_processing import PreProcessor
+from blur import Blur
+from engine_contract import engine
+from lightning.pytorch import Trainer
+from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize
+
+pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
+
+
+def test_rounding_in_bicubic_resizing_is_not_taken_for_normalisation(folder: Folder, tmp_path: Path) -> None:
+    bicubic = Resize(288, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    model = Blur(pre_processor=PreProcessor(Compose([bicubic, CenterCrop(256)])))
+    pre_processor: Any = model.pre_processor
+    assert pre_processor.transform(torch.ones(1, 3, 256, 256)).max() > 1
+    engine(tmp_path, fast_dev_run=True).fit(model, datamodule=folder)
+    slight = Blur(pre_processor=PreProcessor(Compose([Resize((32, 48)), Normalize([0.01], [1.0])])))
+    with pytest.raises(ValueError, match=r"maps images in \[0, 1\] to \[-0.01, 0.99\]"):
+        engine(tmp_path, fast_dev_run=True).fit(slight, datamodule=folder)
+
+
+def test_a_size_that_depends_on_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"for example Resize\(\(256, 256\)\) instead of Resize\(256\)"):
+        Blur(pre_processor=PreProcessor(Resize(256)))
+
+
+def test_the_default_pre_processor_takes_its_size_from_the_models_signature() -> None:
+    transform: Any = Blur.configure_pre_processor().transform
+    assert list(transform.size) == [64, 64]
+    assert Blur().image_size == (64, 64)
+
+
+def test_shrinking_stays_smooth_in_a_checkpoint_and_beside_other_transforms(tmp_path: Path) -> None:
+    crop_and_resize = Compose([CenterCrop((120, 100)), Resize((32, 48), antialias=True)])
+    model = Blur(pre_processor=PreProcessor(crop_and_resize), post_processor=False)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = Blur.load_from_checkpoint(tmp_path / "model.ckpt", map_location="cpu").eval()
+    large = torch.rand(1, 3, 130, 140)
+    assert isinstance(loaded.pre_processor, PreProcessor)
+    torch.testing.assert_close(loaded.pre_processor(large), crop_and_resize(large))
