@@ -1,34 +1,112 @@
-"""README and model card say what is true."""
+"""The documents say what is true."""
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
-from riad_anomalib import demo_data
+import riad_anomalib
+from riad_anomalib import Riad, demo_data
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks/RESULTS.md"
+GUIDES = [ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*GUIDES, RESULTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+README, CARD = (path.read_text(encoding="utf-8") for path in GUIDES[:2])
+
+# What is measured, unlike "2.7", "3 sets" or "256x256": three digits with a point, a unit behind, or a cell of its own.
+FIGURE = re.compile(
+    r"(?<![\w.])(?:\d+\.\d{2,}|\d{2,}\.\d+|\d[\d.]*(?= (?:GFLOP|ms|MB|MiB)\b)|(?<=\| )\d[\d.]*(?= \|))(?!\w|\.\d)"
+)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def statements(document: Path) -> list[str]:
+    """Return the rows of tables and the sentences between them, without code."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found: list[str] = []
+    for block in re.split(r"\n\n+", text):
+        found += block.splitlines() if block.startswith("|") else re.split(r"(?<=[.;]) ", block.replace("\n", " "))
+    return found
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
+def test_every_figure_is_one_of_the_results(document: Path) -> None:
+    results = [NUMBER.findall(statement) for statement in statements(RESULTS)]
+    for statement in statements(document):
+        figures = FIGURE.findall(statement)
+        remaining: list[Iterator[str]] = [iter(numbers) for numbers in results]
+        # One row, or one sentence, has them all, and in this order.
+        assert any(all(figure in numbers for figure in figures) for numbers in remaining), statement
+
+
+def test_the_costs_in_the_readmes_table_are_those_of_the_configs() -> None:
+    costs = re.findall(r"`(\w+\.yaml)` \|[^|]+\| ([\d.]+) \|", README)
+    assert len(costs) >= 3
+    for name, cost in costs:
+        config = yaml.safe_load((ROOT / "configs" / name).read_text())["model"]
+        # Statistics of normal images are not there yet, and cost nothing.
+        arguments = {**config["init_args"], "evaluator": False, "calibration": "none"}
+        model = getattr(riad_anomalib, config["class_path"])(**arguments).model.eval().to("meta")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, *arguments["image_size"], device="meta"))
+        assert float(f"{counter.get_total_flops() / 1e9:.3g}") == float(cost), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_named_files_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!\w+://)([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+    for name in re.findall(r"(?:configs|docs|benchmarks|riad_anomalib|components|models|tests)/[\w/]+\.\w+", text):
+        assert (ROOT / name).exists() or (ROOT / "riad_anomalib" / name).exists(), name
+
+
+def test_options_that_documents_print_exist() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*GUIDES, RESULTS])
+    used = re.findall(r"python\s(benchmarks/\w+\.py)((?:\s+(?!python|anomalib)[^\s`#]+)*)", text)
+    assert len(used) > 10
+    for script, arguments in used:
+        for option in re.findall(r"--[a-z][\w-]*", arguments):
+            assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
+    named = set(re.findall(r"--model\.(\w+)", text)) - {"help"}
+    assert {"base_width", "calibration"} <= named <= set(inspect.signature(Riad).parameters)
+
+
+def test_a_key_of_the_literature_is_defined_once() -> None:
+    sources = [*(ROOT / "riad_anomalib").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml"), *DOCUMENTS]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    used = set(re.findall(r"\[([A-Z][A-Z\d]+)\](?!\()", text))
+    assert sorted(used) == sorted(re.findall(r"^- \[(\w+)\] ", README, flags=re.MULTILINE))
 
 
 def test_the_model_card_lists_every_mark_in_the_code() -> None:
     mark = re.compile(r"(?:DEVIATES|CHOICE) \[RIAD\] (?:Sec\.|Eq\.|Alg\.|Fig\.) [\d.]*\d")
     code = [found for path in (ROOT / "riad_anomalib").rglob("*.py") for found in mark.findall(path.read_text())]
-    card = mark.findall((ROOT / "MODEL_CARD.md").read_text(encoding="utf-8"))
-    assert sorted(code) == sorted(card)
+    assert sorted(code) == sorted(mark.findall(CARD))
     assert len(code) > 0
 
 
-def test_the_files_that_the_readme_names_exist() -> None:
-    named = set(re.findall(r"(?:configs|docs|benchmarks|riad_anomalib|components|models|tests)/[\w/]+\.\w+", README))
-    assert {"configs/riad_small.yaml", "docs/reconstruction.jpg"} <= named
-    for name in named:
-        assert (ROOT / name).exists() or (ROOT / "riad_anomalib" / name).exists(), name
-    listed = set(re.findall(r"^\| `(\w+(?:\.yaml|/))` \|", README, flags=re.MULTILINE))
-    assert listed == {path.name + "/" * path.is_dir() for path in (ROOT / "configs").iterdir()}
+def test_every_config_is_listed_once_with_what_it_is_for() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in GUIDES)
+    listed = re.findall(r"^\| (?:[^|`]*\| )?`([\w/]+\.yaml)` \| \w", text, flags=re.MULTILINE)
+    configs = ROOT / "configs"
+    assert sorted(listed) == sorted(path.relative_to(configs).as_posix() for path in configs.rglob("*.yaml"))
 
 
 def test_the_head_comment_of_every_config_gives_its_command() -> None:
