@@ -66,9 +66,8 @@ class Blur(HostMixin, AnomalibModule):
         self.model = BlurModel(self.adopt_pre_processor(pre_processor, image_size), kernel_size, factor, calibration)
 
     def training_step(self, batch: ImageBatch, *_: object) -> STEP_OUTPUT:
-        image: Tensor = batch.image  # type: ignore[assignment]
-        loss = F.mse_loss(self.model(image), image)
-        self.log("train_loss", loss.detach(), on_epoch=True, batch_size=len(image))
+        loss = F.mse_loss(self.model(batch.image), batch.image)  # type: ignore[arg-type]  # a tensor once collated
+        self.log("train_loss", loss.detach(), on_epoch=True, batch_size=batch.batch_size)
         return {"loss": loss}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -107,7 +107,7 @@ def test_runs_are_told_apart_by_what_differs_and_riads_cost_is_counted(
     labels = ["Riad, region_sizes=[2, 4, 8, 16]", "Riad, region_sizes=[8]", "Patchcore"]
     assert cells(text, "Image AUROC")["%"] == [*labels, "RIAD K=8 (paper)"]
     costs = {line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip("| ") for line in text.splitlines()}
-    assert [costs[label] for label in labels] == ["20.7", "5.17", ""]  # as the model card says
+    assert [costs[label] for label in labels] == ["20.7", "5.17", ""]  # as benchmarks/RESULTS.md says
 
 
 def test_what_cannot_be_told_apart_or_would_be_overwritten_is_refused(

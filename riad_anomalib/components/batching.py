@@ -9,7 +9,7 @@ from torch import Tensor
 # Values of one full-size feature map, 256 MiB in float32, that one network call may have. At 256x256 and width 64 that
 # is 16 masked copies: enough to fill a GPU, and an image of RIAD (12 copies) stays one call.
 _MAX_FEATURE_VALUES = 2**26
-# On a CPU parts that stay nearer to the caches are up to half as fast again; docs/speed.md has figures.
+# On a CPU smaller parts, which stay nearer to the caches, are faster.
 _MAX_FEATURE_VALUES_CPU = 2**22
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Transform
 
 NUM_IMAGES = 40
-"""Training images that statistics are taken from: 20 to 180 gave RIAD the same maps."""
+"""Training images that statistics are taken from."""
 
 
 def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import openvino  # an optional dependency, as NNCF
 
 # Quantized with everything else, the similarity of nearly flat regions drowns in rounding: GMS compares squares of
-# gradients with 0.0026. The model card has the figures.
+# gradients with 0.0026.
 _QUANTIZED = ("Convolution", "ConvolutionBackpropData", "Concat", "Constant", "Parameter", "Result")
 
 

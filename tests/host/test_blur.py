@@ -1,7 +1,9 @@
 """What the host gives a model for nothing: the least one keeps both contracts."""
 
+import inspect
 from typing import Any, ClassVar
 
+import blur
 from blur import Blur
 from engine_contract import EngineContract
 from model_contract import ModelContract
@@ -18,3 +20,9 @@ class TestBlur(ModelContract, EngineContract):
         "lr": 0.1,
         "image_size": (32, 64),
     }
+
+
+def test_a_model_costs_at_most_sixty_lines_of_its_own() -> None:
+    """Imports and blank lines aside."""
+    lines = [line for line in inspect.getsource(blur).splitlines() if line.strip()]
+    assert len([line for line in lines if not line.startswith(("from ", "import "))]) <= 60
