@@ -4,22 +4,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 
 def _weights(source: int, target: int, like: Tensor) -> Tensor:
     """Return what each source pixel contributes to each target pixel of a line, ``(target, source)``."""
-    scale = source / target
-    centre = (torch.arange(target, device=like.device, dtype=like.dtype) + 0.5) * scale
-    pixel = torch.arange(source, device=like.device, dtype=like.dtype) + 0.5
-    reach: Any = torch.sym_max(scale, 1.0)  # export cannot tell which is greater
-    weights: Tensor = (1 - (pixel - centre[:, None]).abs() / reach).clamp(min=0)
+    # Positions in units of 1 / (2 * target) source pixels are whole numbers, which a runtime of half precision leaves
+    # as they are. bfloat16 has no half pixels beyond 128.
+    centre = (2 * torch.arange(target, device=like.device) + 1) * source
+    pixel = (2 * torch.arange(source, device=like.device) + 1) * target
+    reach: Any = 2 * torch.sym_max(source, target)  # export cannot tell which is greater
+    weights: Tensor = (reach - (pixel - centre[:, None]).abs()).clamp(min=0).to(like.dtype) / reach
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _missing(weights: Tensor) -> Tensor:
+    """Return what the weights of each target pixel lack of 1, ``(target, 1)``: rounding errors.
+
+    In half precision they would be stripes on even surfaces. The 1 is part of the sum: a sum near 1 would be rounded.
+    """
+    return -F.pad(weights, (0, 1), value=-1.0).sum(dim=1, keepdim=True)
 
 
 class AntialiasedResize(nn.Module):
     """Bilinear resizing that averages where it shrinks: torchvision's ``Resize(size, antialias=True)``.
 
-    As two matrix products, because OpenVINO drops the antialiasing of ONNX's Resize.
+    As two matrix products, because OpenVINO drops the antialiasing of ONNX's Resize. Where it chooses bfloat16 it runs
+    them in bfloat16, and loses marks against that while it compiles: so they are made such that rounding costs little.
+
+    Convention: computed in float32 at least, also under mixed precision; returned in the type that came.
 
     Args:
         size: Height and width to resize to.
@@ -43,4 +56,12 @@ class AntialiasedResize(nn.Module):
             Batch of the size asked for.
         """
         height, width = image.shape[-2:]
-        return _weights(height, self.size[0], image) @ image @ _weights(width, self.size[1], image).T
+        with torch.autocast(image.device.type, enabled=False):
+            resized = image.to(torch.promote_types(image.dtype, torch.float32))
+            rows = _weights(height, self.size[0], resized)
+            columns = _weights(width, self.size[1], resized)
+            resized = rows @ resized
+            resized = resized + _missing(rows) * resized
+            resized = resized @ columns.T
+            resized = resized + resized * _missing(columns).T
+        return resized.to(image.dtype)
