@@ -39,7 +39,7 @@ OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 PATIENCE = 5.0
 """Seconds without an answer after which a request is asked whether it failed."""
 ERROR, INTERRUPTED = 2, 130
-"""Exit statuses; 1 is for pictures that were skipped."""
+"""Exit statuses; 1 is for pictures that were skipped or not drawn."""
 
 Item = TypeVar("Item")
 Answer = dict[str, NDArray[Any]]
@@ -273,6 +273,15 @@ def draw(result: Result) -> Image:
     return overlay
 
 
+def _encode(image: Image, suffix: str) -> bytes:
+    is_encoded, data = cv2.imencode(suffix, image)
+    if not is_encoded:
+        height, width = image.shape[:2]
+        msg = f"is {height}x{width}, of which OpenCV makes no {suffix}: a JPEG has at most 65500 pixels a side"
+        raise cv2.error(msg)
+    return data.tobytes()
+
+
 def open_window() -> Window:
     """Open a window that is closed as usual or by q or Escape.
 
@@ -312,8 +321,10 @@ def show(window: Window, overlay: Image) -> None:
     height, width = overlay.shape[:2]
     screen = window.root.winfo_screenheight(), window.root.winfo_screenwidth()
     scale = min(1, 0.9 * screen[0] / height, 0.9 * screen[1] / width)  # leaves room for title and task bar
-    fitting = cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    photo = PhotoImage(master=window.root, data=cv2.imencode(".ppm", fitting)[1].tobytes())
+    size = max(1, round(scale * width)), max(1, round(scale * height))  # a narrow strip stays visible
+    photo = PhotoImage(
+        master=window.root, data=_encode(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA), ".ppm")
+    )
     window.label.configure(image=photo)
     window.label.image = photo  # type: ignore[attr-defined]  # tkinter itself keeps no reference, and would show nothing
     window.root.update()
@@ -338,8 +349,11 @@ def open_table(output: Path, source: str) -> TextIO:
     return table
 
 
-def present(result: Result, output: Path | None, table: TextIO | None, window: Window | None) -> None:
+def present(result: Result, output: Path | None, table: TextIO | None, window: Window | None) -> bool:
     """Print a result, and write and show it where that is asked for.
+
+    Returns:
+        False if OpenCV could not draw or encode the picture. The result stands all the same.
 
     Raises:
         OSError: If it cannot be written.
@@ -347,14 +361,21 @@ def present(result: Result, output: Path | None, table: TextIO | None, window: W
     print(f"{result.name}  {result.pred_score:.3f}  {result.verdict}", flush=True)
     if table:
         csv.writer(table).writerow((result.name, f"{result.pred_score:.6f}", result.verdict))
-    if output or window:
+    if not (output or window):
+        return True
+    try:
         overlay = draw(result)
-        if output:
-            path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".jpg", overlay)[1].tobytes())
         if window:
             show(window, overlay)
+        if output:
+            path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
+            picture = _encode(overlay, ".jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+    except cv2.error as error:
+        print(f"not drawn: {result.name} {_reason(error)}", file=sys.stderr)
+        return False
+    return True
 
 
 @dataclass
@@ -365,12 +386,14 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     frames: int = 0
     anomalous: int = 0
+    undrawn: int = 0
 
     def __str__(self) -> str:
         """Return numbers and rate, and the shares of the main loop's time, which add up to all of it."""
         reading, results, total = self.seconds.values()
+        undrawn = f", {self.undrawn} not drawn" if self.undrawn else ""
         return (
-            f"{self.frames} frames, {self.anomalous} anomalous, {len(self.skipped)} skipped; "
+            f"{self.frames} frames, {self.anomalous} anomalous, {len(self.skipped)} skipped{undrawn}; "
             f"{self.frames / total:.1f} frames/s in {total:.1f} s\n"
             f"time: {reading / total:.0%} capture, {(results - reading) / total:.0%} preparing and awaiting inference, "
             f"{(total - results) / total:.0%} drawing and output"
@@ -408,7 +431,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m riad_anomalib.deploy",
         description="Inspect pictures with a model that anomalib exported to OpenVINO.",
-        epilog="Exit status: 0 all done, 1 some pictures were skipped, 2 an error, 130 stopped by Ctrl-C.",
+        epilog="Exit status: 0 all done, 1 some pictures were skipped or not drawn, 2 an error, 130 stopped by Ctrl-C.",
     )
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
@@ -449,15 +472,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, start = 0, time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):
-                present(result, arguments.output, table, window)
+                summary.undrawn += not present(result, arguments.output, table, window)
                 summary.frames += 1
                 summary.anomalous += result.pred_label
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, cv2.error) as error:
             print(f"error: stopped after {summary.frames} frames: {_reason(error)}", file=sys.stderr)
             status = ERROR
         summary.seconds["total"] = time.perf_counter() - start
         print(summary)
-        status = status or (INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped)))
+        status = status or (INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn)))
         while window and summary.frames and status < ERROR and is_wanted():  # the last picture stays
             window.root.update()
             time.sleep(0.02)

@@ -240,6 +240,26 @@ def test_pictures_that_cannot_be_used_are_named_and_the_others_done(
     assert "3 skipped" in out
 
 
+def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_drawn(
+    exported: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    source, output = tmp_path / "source", tmp_path / "output"
+    source.mkdir()
+    for name, size in (("1.png", (1, 1)), ("2.png", (4, 65501)), ("3.png", (65500, 4))):
+        Image.new("RGB", size).save(source / name)
+    assert run(exported, source, "--output", output) == 1
+    out, err = capfd.readouterr()
+    assert [row["name"] for row in rows(output)] == ["1.png", "2.png", "3.png"]
+    assert [line.split("  ")[0] for line in out.splitlines()[:-2]] == ["1.png", "2.png", "3.png"]
+    assert err.startswith("not drawn: 2.png is 65501x4, of which OpenCV makes no .jpg: ")
+    assert err.count("\n") == 1
+    assert "3 frames" in out
+    assert " 0 skipped, 1 not drawn; " in out
+    assert sorted(path.name for path in output.glob("*.jpg")) == ["1.png.jpg", "3.png.jpg"]
+
+
 def test_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
     deep = picture(3).astype(np.uint16) * 257
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
@@ -411,6 +431,25 @@ def test_a_camera_that_stops_is_reported(
     assert err.count("\n") == 1
 
 
+def test_a_camera_that_fails_ends_the_run(
+    exported: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class FailingCamera(Camera):
+        def read(self) -> tuple[bool, NDArray[Any] | None]:
+            if self.left == 1:
+                msg = "no such format"
+                raise cv2.error(msg)
+            return super().read()
+
+    monkeypatch.setattr(cv2, "VideoCapture", FailingCamera)
+    assert run(exported, "7") == 2
+    out, err = capsys.readouterr()
+    assert err == f"error: stopped after {CAMERA_FRAMES - 1} frames: no such format\n"
+    assert out.splitlines()[-2].startswith(f"{CAMERA_FRAMES - 1} frames")
+
+
 def test_precision_is_f32_unless_asked_otherwise(
     exported: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -532,6 +571,18 @@ def test_the_last_picture_stays_until_the_window_is_closed_and_fits_the_screen(
     assert fake.updates == 9
     assert "6 frames" in capsys.readouterr().out
     assert [image.shape for image in fake.shown] == [(90, 120, 3) if "large" in n else (40, 56, 3) for n in NAMES]
+
+
+def test_a_strip_that_the_screen_would_make_narrower_than_a_pixel_is_shown(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Image.new("RGB", (1, 5000)).save(tmp_path / "strip.png")
+    fake = FakeTkinter("<q>", at_update=2)
+    monkeypatch.setitem(sys.modules, "tkinter", fake)
+    assert run(exported, tmp_path / "strip.png", "--show") == 0
+    assert [image.shape for image in fake.shown] == [(90, 1, 3)]
 
 
 def test_without_a_display_nothing_is_begun(
