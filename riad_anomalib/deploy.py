@@ -18,9 +18,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count, takewhile
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -30,7 +31,7 @@ import openvino
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import tkinter as tk
+    from multiprocessing.connection import Connection
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The files that anomalib reads as images."""
@@ -64,15 +65,6 @@ class Result:
     def verdict(self) -> str:
         """The label in words."""
         return "anomalous" if self.pred_label else "normal"
-
-
-@dataclass
-class Window:
-    """A window with one picture; ``closed`` once the user is done with it."""
-
-    root: "tk.Tk"
-    label: "tk.Label"
-    closed: bool = False
 
 
 def open_source(source: str) -> Iterator[Frame]:
@@ -282,52 +274,93 @@ def _encode(image: Image, suffix: str) -> bytes:
     return data.tobytes()
 
 
-def open_window() -> Window:
-    """Open a window that is closed as usual or by q or Escape.
+class Window:
+    """A window with one picture, which its user closes as usual or by q or Escape.
+
+    It has a process of its own, because the X library ends the process that loses its display.
 
     Raises:
         ValueError: If there is no tkinter or no display.
     """
+
+    def __init__(self) -> None:
+        context = get_context("spawn")  # a fork would share the threads and files of the run
+        self._pipe, its_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(its_end,), daemon=True)
+        self._process.start()
+        its_end.close()  # or the pipe would outlive the process
+        try:
+            problem, self._screen = self._pipe.recv()
+        except EOFError:
+            problem = "the window of --show ended before it opened: use --output instead"
+        if problem:
+            raise ValueError(problem)
+
+    def close(self) -> None:
+        """Close the window, whatever it is doing."""
+        self._process.terminate()
+        self._process.join()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether pictures can still be seen."""
+        return self._process.is_alive()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether something else than its user closed it."""
+        return self._process.exitcode not in {None, 0}
+
+    def show(self, overlay: Image) -> None:
+        """Show a picture, smaller where the screen is; one that is closed shows nothing."""
+        height, width = overlay.shape[:2]
+        scale = min(1, 0.9 * self._screen[0] / height, 0.9 * self._screen[1] / width)  # room for title and task bar
+        size = max(1, round(scale * width)), max(1, round(scale * height))  # a narrow strip stays visible
+        picture = _encode(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA), ".ppm")
+        try:
+            self._pipe.send_bytes(picture)
+            self._pipe.recv()  # it is on the screen: the window does not lag behind
+        except (EOFError, OSError):
+            self._process.join()
+
+
+def _serve(pipe: "Connection[object, object]") -> None:
+    """Open the window, send a problem or the screen's size, then show and acknowledge what comes until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes the window
     try:
         import tkinter as tk  # noqa: PLC0415  # only --show needs it, and not every Python has it
-    except ImportError as error:
+    except ImportError:
         msg = "--show needs tkinter: install it (Debian, Ubuntu: apt install python3-tk), or use --output instead"
-        raise ValueError(msg) from error
+        pipe.send((msg, None))
+        return
     try:
         root = tk.Tk()
     except tk.TclError as error:
-        msg = f"--show needs a display ({error}): use --output instead"
-        raise ValueError(msg) from error
-    window = Window(root, tk.Label(root))
-    window.label.pack()
+        pipe.send((f"--show needs a display ({error}): use --output instead", None))
+        return
+    is_open = True
 
     def close(_: object = None) -> None:
-        window.closed = True
-        root.destroy()
+        nonlocal is_open
+        is_open = False
 
     root.title("RIAD")
     root.protocol("WM_DELETE_WINDOW", close)
     root.bind("<q>", close)
     root.bind("<Escape>", close)
-    return window
-
-
-def show(window: Window, overlay: Image) -> None:
-    """Show a picture, smaller where the screen is, and let the user close the window."""
-    from tkinter import PhotoImage  # noqa: PLC0415
-
-    if window.closed:
-        return
-    height, width = overlay.shape[:2]
-    screen = window.root.winfo_screenheight(), window.root.winfo_screenwidth()
-    scale = min(1, 0.9 * screen[0] / height, 0.9 * screen[1] / width)  # leaves room for title and task bar
-    size = max(1, round(scale * width)), max(1, round(scale * height))  # a narrow strip stays visible
-    photo = PhotoImage(
-        master=window.root, data=_encode(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA), ".ppm")
-    )
-    window.label.configure(image=photo)
-    window.label.image = photo  # type: ignore[attr-defined]  # tkinter itself keeps no reference, and would show nothing
-    window.root.update()
+    photo = tk.PhotoImage(master=root)
+    tk.Label(root, image=photo).pack()
+    pipe.send(("", (root.winfo_screenheight(), root.winfo_screenwidth())))
+    try:
+        while is_open:
+            root.update()
+            if pipe.poll(0.02):
+                photo.configure(data=pipe.recv_bytes())
+                root.update()
+                if is_open:
+                    pipe.send(None)
+    except (tk.TclError, EOFError, OSError):  # another program destroyed the window, or the run is gone
+        sys.exit(1)
 
 
 def open_table(output: Path, source: str) -> TextIO:
@@ -366,7 +399,7 @@ def present(result: Result, output: Path | None, table: TextIO | None, window: W
     try:
         overlay = draw(result)
         if window:
-            show(window, overlay)
+            window.show(overlay)
         if output:
             path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
             picture = _encode(overlay, ".jpg")
@@ -453,7 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _interruptible() as interrupted, ExitStack() as files:
         try:
             source = open_source(arguments.source)
-            window = open_window() if arguments.show else None
+            window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
             table = files.enter_context(open_table(arguments.output, arguments.source)) if arguments.output else None
         except ValueError as error:
@@ -461,7 +494,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ERROR
 
         def is_wanted(_: object = None) -> bool:
-            return not (interrupted.is_set() or (window and window.closed))
+            return not (interrupted.is_set() or (window and not window.is_open))
 
         one_at_a_time = arguments.mode == "latency"
         queue = openvino.AsyncInferQueue(model, 1 if one_at_a_time else 0)  # 0: as many as OpenVINO proposes
@@ -469,22 +502,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skipped)
         results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
-        status, start = 0, time.perf_counter()
+        problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):
                 summary.undrawn += not present(result, arguments.output, table, window)
                 summary.frames += 1
                 summary.anomalous += result.pred_label
+            if window and window.is_lost:
+                problem = "the window is gone, perhaps with its display: use --output instead"
         except (OSError, RuntimeError, cv2.error) as error:
-            print(f"error: stopped after {summary.frames} frames: {_reason(error)}", file=sys.stderr)
-            status = ERROR
+            problem = _reason(error)
         summary.seconds["total"] = time.perf_counter() - start
+        if problem:
+            print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)
         print(summary)
-        status = status or (INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn)))
-        while window and summary.frames and status < ERROR and is_wanted():  # the last picture stays
-            window.root.update()
+        if problem:
+            return ERROR
+        while window and summary.frames and is_wanted():  # the last picture stays
             time.sleep(0.02)
-    return status
+        return INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn))
 
 
 if __name__ == "__main__":

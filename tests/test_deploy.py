@@ -1,8 +1,8 @@
 """The inspection program: in this process where it can be, as a command where it must be."""
 
 import csv
-import io
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -478,136 +478,119 @@ def test_the_summary_shares_out_all_the_time() -> None:
     ]
 
 
-class FakeTkinter(types.ModuleType):
-    """Just enough of tkinter to see what would be shown; the user presses a key during a certain update."""
+@pytest.fixture
+def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Say how the window ends, see fake_tkinter.py, and get the folder of the pictures that it showed."""
+    (tmp_path / "fake").mkdir()
+    shutil.copy(Path(__file__).with_name("fake_tkinter.py"), tmp_path / "fake" / "tkinter.py")
+    monkeypatch.syspath_prepend(tmp_path / "fake")  # the window's process begins with the path of this one
 
-    class TclError(Exception):
-        pass
+    def end(how: str, picture: int = 0, later: int = 0) -> Path:
+        shown = tmp_path / "shown"
+        shown.mkdir()
+        for name, value in (("SHOWN", shown), ("ENDING", how), ("PICTURE", picture), ("LATER", later)):
+            monkeypatch.setenv(f"FAKE_{name}", str(value))
+        return shown
 
-    def __init__(self, press: str, at_update: int) -> None:
-        super().__init__("tkinter")
-        self.shown: list[NDArray[Any]] = []
-        self.updates = 0
-        self.destroyed = 0
-        self.bound: dict[str, Callable[[], None]] = {}
-        self.press, self.at_update = press, at_update
-
-    def Tk(self) -> "FakeTkinter":  # noqa: N802
-        return self
-
-    def Label(self, root: object) -> Any:  # noqa: N802
-        assert root is self
-        return types.SimpleNamespace(pack=lambda: None, configure=self.configure)
-
-    def configure(self, image: NDArray[Any]) -> None:
-        self.shown.append(image)
-
-    def PhotoImage(self, *, master: object, data: bytes) -> NDArray[Any]:  # noqa: N802
-        assert master is self
-        with Image.open(io.BytesIO(data), formats=["PPM"]) as image:
-            return np.array(image)[..., ::-1]
-
-    def title(self, _: str) -> None:
-        pass
-
-    def protocol(self, name: str, function: Callable[[], None]) -> None:
-        self.bound[name] = function
-
-    bind = protocol
-
-    def winfo_screenheight(self) -> int:
-        return 100
-
-    def winfo_screenwidth(self) -> int:
-        return 200
-
-    def update(self) -> None:
-        assert not self.destroyed
-        self.updates += 1
-        if self.updates == self.at_update:
-            self.bound[self.press]()
-
-    def destroy(self) -> None:
-        self.destroyed += 1
+    return end
 
 
-@pytest.mark.parametrize("press", ["<q>", "<Escape>", "WM_DELETE_WINDOW"])
-@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def opened(folder: Path) -> list[NDArray[Any]]:
+    return [np.array(Image.open(path)) for path in sorted(folder.glob("*.ppm"))]
+
+
+@pytest.mark.parametrize(
+    ("how", "mode"),
+    [("<q>", "latency"), ("<Escape>", "latency"), ("WM_DELETE_WINDOW", "latency"), ("WM_DELETE_WINDOW", "throughput")],
+)
 def test_closing_the_window_ends_the_run(
-    press: str,
+    how: str,
     mode: str,
     exported: Path,
     video: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ending: Callable[..., Path],
 ) -> None:
-    fake = FakeTkinter(press, at_update=2)
-    monkeypatch.setitem(sys.modules, "tkinter", fake)
-    output = tmp_path / "output"
+    shown, output = ending(how, picture=2), tmp_path / "output"
     assert run(exported, video, "--show", "--mode", mode, "--output", output) == 0
-    assert fake.destroyed == 1
-    assert len(fake.shown) == 2
+    assert len(opened(shown)) == 2
     in_flight = (
         0 if mode == "latency" else len(openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", mode, "f32")))
     )
     table = rows(output)
     assert len(table) == min(2 + in_flight, 6)  # what was started is finished
-    for row, shown in zip(table, fake.shown, strict=False):
+    for row, pixels in zip(table, opened(shown), strict=False):
         with Image.open(output / f"{row['name']}.jpg") as saved:
-            difference = np.array(saved)[..., ::-1].astype(int) - shown
+            difference = np.array(saved).astype(int) - pixels
         assert np.abs(difference).mean() < 10  # JPEG
 
 
-def test_the_last_picture_stays_until_the_window_is_closed_and_fits_the_screen(
+@pytest.mark.parametrize("how", ["exit", "TclError"])
+def test_losing_the_window_ends_the_run_with_its_summary(
+    how: str,
+    exported: Path,
+    video: Path,
+    tmp_path: Path,
+    ending: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ending(how, picture=2)
+    assert run(exported, video, "--show", "--output", tmp_path / "output") == 2
+    out, err = capfd.readouterr()
+    assert re.fullmatch(r"error: stopped after 2 frames: the window is gone, .*\n", err)
+    assert out.splitlines()[2].startswith("2 frames")
+    assert len(rows(tmp_path / "output")) == 2
+
+
+@pytest.mark.parametrize("how", ["<q>", "exit"])
+def test_the_last_picture_stays_until_the_window_ends(
+    how: str,
     exported: Path,
     pictures: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ending: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fake = FakeTkinter("<q>", at_update=9)
-    monkeypatch.setitem(sys.modules, "tkinter", fake)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    shown = ending(how, picture=6, later=9)
     assert run(exported, pictures, "--show") == 0
-    assert fake.updates == 9
+    assert (shown / "ended").exists()
     assert "6 frames" in capsys.readouterr().out
-    assert [image.shape for image in fake.shown] == [(90, 120, 3) if "large" in n else (40, 56, 3) for n in NAMES]
 
 
-def test_a_strip_that_the_screen_would_make_narrower_than_a_pixel_is_shown(
+def test_what_is_shown_fits_the_screen_and_is_never_nothing(
     exported: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    ending: Callable[..., Path],
 ) -> None:
-    Image.new("RGB", (1, 5000)).save(tmp_path / "strip.png")
-    fake = FakeTkinter("<q>", at_update=2)
-    monkeypatch.setitem(sys.modules, "tkinter", fake)
-    assert run(exported, tmp_path / "strip.png", "--show") == 0
-    assert [image.shape for image in fake.shown] == [(90, 1, 3)]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, size in (("1.png", (56, 40)), ("2.png", (400, 300)), ("3.png", (1, 5000))):
+        Image.new("RGB", size).save(source / name)
+    shown = ending("<q>", picture=3)
+    assert run(exported, source, "--show") == 0
+    assert [pixels.shape for pixels in opened(shown)] == [(40, 56, 3), (90, 120, 3), (90, 1, 3)]
 
 
-def test_without_a_display_nothing_is_begun(
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no display", r"--show needs a display \(no display name .*\): use --output instead"),
+        ("no tkinter", r"--show needs tkinter: install it .*"),
+    ],
+)
+def test_without_a_window_nothing_is_begun(
+    how: str,
+    message: str,
     exported: Path,
     pictures: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    ending: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delenv("DISPLAY", raising=False)
-    fake: Any = FakeTkinter("", 0)
-
-    def no_display() -> None:
-        msg = "no display name and no $DISPLAY environment variable"
-        raise fake.TclError(msg)
-
-    fake.Tk = no_display
-    monkeypatch.setitem(sys.modules, "tkinter", fake)
+    ending(how)
     assert run(exported, pictures, "--show", "--output", tmp_path / "output") == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
-    assert re.fullmatch(r"error: --show needs a display \(no display name .*\): use --output instead\n", err)
-    monkeypatch.setitem(sys.modules, "tkinter", None)
-    assert run(exported, pictures, "--show", "--output", tmp_path / "output") == 2
-    assert capsys.readouterr().err.startswith("error: --show needs tkinter: install it")
+    assert re.fullmatch(rf"error: {message}\n", err)
     assert not (tmp_path / "output").exists()
 
 
