@@ -11,6 +11,7 @@ any image model that ``anomalib export`` writes with its post-processor will do.
 
 import argparse
 import csv
+import os
 import signal
 import sys
 import threading
@@ -515,7 +516,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary.seconds["total"] = time.perf_counter() - start
         if problem:
             print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)
-        print(summary)
+        try:
+            print(summary, flush=True)
+        except OSError:  # such as a pipe that head has closed
+            print(summary, file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it exits
         if problem:
             return ERROR
         while window and summary.frames and is_wanted():  # the last picture stays

@@ -623,6 +623,23 @@ def test_ctrl_c_finishes_what_was_begun(mode: str, exported: Path, tmp_path: Pat
     assert abs(sum(percents) - 100) <= 1
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback(exported: Path, tmp_path: Path) -> None:
+    long = write_video(tmp_path / "long.avi", 1000)
+    with subprocess.Popen(
+        command(exported, long), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        problem, numbers, shares = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.returncode == 2
+    stopped = re.fullmatch(r"error: stopped after (\d+) frames: .*Broken pipe\n", problem)
+    assert stopped
+    assert numbers.startswith(f"{stopped[1]} frames")
+    assert shares.startswith("time: ")
+
+
 def test_the_command_needs_neither_torch_nor_anomalib_nor_tkinter(exported: Path, pictures: Path) -> None:
     run = subprocess.run(command(exported, pictures), capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stderr
