@@ -150,7 +150,7 @@ def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.C
     try:
         model = core.read_model(path)
     except RuntimeError as error:
-        msg = f"OpenVINO cannot read {path}: export the model again ({_reason(error)})"
+        msg = f"OpenVINO cannot read {path}: export the model again ({reason(error)})"
         raise ValueError(msg) from error
     names = {name for output in model.outputs for name in output.names}
     if missing := [name for name in OUTPUTS if name not in names]:
@@ -167,11 +167,11 @@ def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.C
     try:
         return core.compile_model(model, device, config)
     except RuntimeError as error:
-        msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({_reason(error)})"
+        msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({reason(error)})"
         raise ValueError(msg) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return the last line of a message; OpenVINO's begin with places in its source."""
     return (str(error).strip() or repr(error)).splitlines()[-1]
 
@@ -266,11 +266,11 @@ def draw(result: Result) -> Image:
     return overlay
 
 
-def _encode(image: Image, suffix: str) -> bytes:
-    is_encoded, data = cv2.imencode(suffix, image)
+def _jpeg(image: Image) -> bytes:
+    is_encoded, data = cv2.imencode(".jpg", image)
     if not is_encoded:
         height, width = image.shape[:2]
-        msg = f"is {height}x{width}, of which OpenCV makes no {suffix}: a JPEG has at most 65500 pixels a side"
+        msg = f"is {height}x{width}, of which OpenCV makes no JPEG: it has at most 65500 pixels a side"
         raise cv2.error(msg)
     return data.tobytes()
 
@@ -317,9 +317,9 @@ class Window:
         height, width = overlay.shape[:2]
         scale = min(1, 0.9 * self._screen[0] / height, 0.9 * self._screen[1] / width)  # room for title and task bar
         size = max(1, round(scale * width)), max(1, round(scale * height))  # a narrow strip stays visible
-        picture = _encode(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA), ".ppm")
+        _, picture = cv2.imencode(".ppm", cv2.resize(overlay, size, interpolation=cv2.INTER_AREA))
         try:
-            self._pipe.send_bytes(picture)
+            self._pipe.send_bytes(picture.tobytes())
             self._pipe.recv()  # it is on the screen: the window does not lag behind
         except (EOFError, OSError):
             self._process.join()
@@ -403,11 +403,11 @@ def present(result: Result, output: Path | None, table: TextIO | None, window: W
             window.show(overlay)
         if output:
             path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
-            picture = _encode(overlay, ".jpg")
+            picture = _jpeg(overlay)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)
     except cv2.error as error:
-        print(f"not drawn: {result.name} {_reason(error)}", file=sys.stderr)
+        print(f"not drawn: {result.name} {reason(error)}", file=sys.stderr)
         return False
     return True
 
@@ -512,7 +512,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if window and window.is_lost:
                 problem = "the window is gone, perhaps with its display: use --output instead"
         except (OSError, RuntimeError, cv2.error) as error:
-            problem = _reason(error)
+            problem = reason(error)
         summary.seconds["total"] = time.perf_counter() - start
         if problem:
             print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)

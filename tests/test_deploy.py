@@ -253,7 +253,7 @@ def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_dra
     out, err = capfd.readouterr()
     assert [row["name"] for row in rows(output)] == ["1.png", "2.png", "3.png"]
     assert [line.split("  ")[0] for line in out.splitlines()[:-2]] == ["1.png", "2.png", "3.png"]
-    assert err.startswith("not drawn: 2.png is 65501x4, of which OpenCV makes no .jpg: ")
+    assert err.startswith("not drawn: 2.png is 65501x4, of which OpenCV makes no JPEG: ")
     assert err.count("\n") == 1
     assert "3 frames" in out
     assert " 0 skipped, 1 not drawn; " in out
