@@ -24,6 +24,7 @@ from openvino import opset13
 from PIL import Image
 
 from riad_anomalib import Riad, deploy
+from riad_anomalib.deploy import inference
 
 CAMERA_FRAMES = 5
 WIDTH, HEIGHT = 56, 40
@@ -178,7 +179,7 @@ class BackwardQueue:
 
 
 def test_results_keep_the_order_when_requests_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "PATIENCE", 0)
+    monkeypatch.setattr(inference, "PATIENCE", 0)
     queue: Any = BackwardQueue()
     images = [(str(i), np.full((4, 4, 3), i, np.uint8)) for i in range(8)]
     results = list(deploy.infer(queue, images, ahead=3))
@@ -302,7 +303,7 @@ def test_a_request_that_fails_ends_the_run_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(deploy, "PATIENCE", 0.1)
+    monkeypatch.setattr(inference, "PATIENCE", 0.1)
     failing = other_model(tmp_path / "model.xml", [1, 3, -1, -1], deploy.OUTPUTS)
     assert run(failing, pictures, "--mode", mode) == 2
     out, err = capsys.readouterr()

@@ -1,0 +1,15 @@
+"""Inspect pictures, a video or a camera with an exported model, on a machine without torch and anomalib.
+
+    python -m riad_anomalib.deploy weights/openvino/model.xml pictures --output inspected
+
+The data go sources -> frames -> inference -> results -> output. Needs numpy, openvino and OpenCV, headless or not:
+OpenCV only decodes, draws and encodes, the window is tkinter's. Nothing here is RIAD's own: any image model that
+``anomalib export`` writes with its post-processor will do.
+"""
+
+from .command import Summary, main
+from .inference import OUTPUTS, Result, as_input, infer, load_model
+from .output import draw
+from .sources import open_source
+
+__all__ = ["OUTPUTS", "Result", "Summary", "as_input", "draw", "infer", "load_model", "main", "open_source"]

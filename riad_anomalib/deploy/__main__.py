@@ -1,0 +1,8 @@
+"""``python -m riad_anomalib.deploy``."""
+
+import sys
+
+from .command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The command: its arguments, the way of the pictures through the stages, the summary."""
+
+# ruff: noqa: T201  # a command prints
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import openvino
+
+from .inference import infer, load_model, reason, usable
+from .output import open_table, present
+from .sources import open_source
+from .window import Window
+
+ERROR, INTERRUPTED = 2, 130
+"""Exit statuses; 1 is for pictures that were skipped or not drawn."""
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Summary:
+    """What a run did; ``results`` in seconds contain ``reading``, because results are what frames are read for."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"reading": 0.0, "results": 0.0, "total": 0.0})
+    skipped: list[str] = field(default_factory=list)
+    frames: int = 0
+    anomalous: int = 0
+    undrawn: int = 0
+
+    def __str__(self) -> str:
+        """Return numbers and rate, and the shares of the main loop's time, which add up to all of it."""
+        reading, results, total = self.seconds.values()
+        undrawn = f", {self.undrawn} not drawn" if self.undrawn else ""
+        return (
+            f"{self.frames} frames, {self.anomalous} anomalous, {len(self.skipped)} skipped{undrawn}; "
+            f"{self.frames / total:.1f} frames/s in {total:.1f} s\n"
+            f"time: {reading / total:.0%} capture, {(results - reading) / total:.0%} preparing and awaiting inference, "
+            f"{(total - results) / total:.0%} drawing and output"
+        )
+
+
+def timed(items: Iterator[Item], seconds: dict[str, float], stage: str) -> Iterator[Item]:
+    """Pass on items and add the time that they took to ``seconds[stage]``."""
+    while True:
+        start = time.perf_counter()
+        item = next(items, None)
+        seconds[stage] += time.perf_counter() - start
+        if item is None:
+            return
+        yield item
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that all can end in good order; the second one ends at once."""
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m riad_anomalib.deploy",
+        description="Inspect pictures with a model that anomalib exported to OpenVINO.",
+        epilog="Exit status: 0 all done, 1 some pictures were skipped or not drawn, 2 an error, 130 stopped by Ctrl-C.",
+    )
+    add = parser.add_argument
+    add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
+    add("source", help="folder of images, image, video, or a camera's number (./0 for a file of that name)")
+    add("--output", type=Path, metavar="DIR", help="write DIR/results.csv and a picture of every map")
+    add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
+    modes = "one picture at a time, or as many as OpenVINO proposes (default: %(default)s)"
+    add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
+    add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
+    precisions = "f32 as the thresholds were found (default); auto: OpenVINO's choice, bf16 on some CPUs"
+    add("--precision", choices=("f32", "bf16", "auto"), default="f32", help=precisions)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Inspect pictures from the command line and return the exit status."""
+    arguments = _arguments(argv)
+    cv2.utils.logging.setLogLevel(0)  # of files that OpenCV cannot read, usable tells
+    with _interruptible() as interrupted, ExitStack() as files:
+        try:
+            source = open_source(arguments.source)
+            window = files.enter_context(closing(Window())) if arguments.show else None
+            model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
+            table = files.enter_context(open_table(arguments.output, arguments.source)) if arguments.output else None
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return ERROR
+
+        def is_wanted(_: object = None) -> bool:
+            return not (interrupted.is_set() or (window and not window.is_open))
+
+        one_at_a_time = arguments.mode == "latency"
+        queue = openvino.AsyncInferQueue(model, 1 if one_at_a_time else 0)  # 0: as many as OpenVINO proposes
+        summary = Summary()
+        frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
+        images = usable(frames, model.input(0).partial_shape, summary.skipped)
+        results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
+        problem, start = "", time.perf_counter()
+        try:
+            for result in timed(results, summary.seconds, "results"):
+                summary.undrawn += not present(result, arguments.output, table, window)
+                summary.frames += 1
+                summary.anomalous += result.pred_label
+            if window and window.is_lost:
+                problem = "the window is gone, perhaps with its display: use --output instead"
+        except (OSError, RuntimeError, cv2.error) as error:
+            problem = reason(error)
+        summary.seconds["total"] = time.perf_counter() - start
+        if problem:
+            print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)
+        try:
+            print(summary, flush=True)
+        except OSError:  # such as a pipe that head has closed
+            print(summary, file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it exits
+        if problem:
+            return ERROR
+        while window and summary.frames and is_wanted():  # the last picture stays
+            time.sleep(0.02)
+        return INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn))

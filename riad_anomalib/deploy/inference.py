@@ -1,0 +1,165 @@
+"""What the model says of pictures, in the order in which they come."""
+
+# ruff: noqa: T201  # a command prints
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from .sources import Frame, Image
+
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+"""What anomalib's graphs with a post-processor return."""
+PATIENCE = 5.0
+"""Seconds without an answer after which a request is asked whether it failed."""
+
+Answer = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Result:
+    """What the model says of a picture; map, in [0, 1], and mask are ``(H, W)`` in the model's own size."""
+
+    name: str
+    image: Image
+    pred_score: float
+    pred_label: bool
+    anomaly_map: NDArray[np.float32]
+    pred_mask: NDArray[np.bool_]
+
+    @property
+    def verdict(self) -> str:
+        """The label in words."""
+        return "anomalous" if self.pred_label else "normal"
+
+
+def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.CompiledModel:
+    """Compile an exported model.
+
+    Args:
+        path: The model's ``.xml``, with its ``.bin`` beside it, or ``.onnx``.
+        device: OpenVINO's name of a device, for example ``"CPU"``.
+        mode: ``"latency"`` or ``"throughput"``.
+        precision: ``"f32"``, ``"bf16"``, or ``"auto"`` for OpenVINO's choice.
+
+    Raises:
+        ValueError: If a file is missing, the model gives no verdict on pictures, or the device cannot run it.
+    """
+    if path.suffix not in {".xml", ".onnx"}:
+        msg = f"model {path} is neither .xml nor .onnx: give the one that anomalib export wrote"
+        raise ValueError(msg)
+    for file in (path, path.with_suffix(".bin") if path.suffix == ".xml" else path):
+        if not file.is_file():
+            msg = f"model file {file} does not exist: give an .xml with its .bin beside it, or an .onnx"
+            raise ValueError(msg)
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        msg = f"OpenVINO cannot read {path}: export the model again ({reason(error)})"
+        raise ValueError(msg) from error
+    names = {name for output in model.outputs for name in output.names}
+    if missing := [name for name in OUTPUTS if name not in names]:
+        # Without a post-processor there is no threshold, hence no verdict, and no scale for the colours of the map.
+        msg = f"{path} has no {', '.join(missing)}: give a model that anomalib exported with its post-processor"
+        raise ValueError(msg)
+    shapes = [node.partial_shape for node in model.inputs]
+    if len(shapes) != 1 or not shapes[0].compatible(openvino.PartialShape([1, 3, -1, -1])):
+        msg = f"{path} takes {' and '.join(map(str, shapes))}, not [1,3,H,W]: give a model that anomalib exported"
+        raise ValueError(msg)
+    config = {"PERFORMANCE_HINT": mode.upper()}
+    if precision != "auto":
+        config["INFERENCE_PRECISION_HINT"] = precision
+    try:
+        return core.compile_model(model, device, config)
+    except RuntimeError as error:
+        msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({reason(error)})"
+        raise ValueError(msg) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the last line of a message; OpenVINO's begin with places in its source."""
+    return (str(error).strip() or repr(error)).splitlines()[-1]
+
+
+def usable(frames: Iterable[Frame], shape: openvino.PartialShape, skipped: list[str]) -> Iterator[tuple[str, Image]]:
+    """Pass on the frames that the model can take, and report the others.
+
+    Args:
+        frames: Frames of a source.
+        shape: The model's input ``(N, 3, H, W)``; H and W are fixed if it was exported with an input size.
+        skipped: Grows by the name of every other frame.
+    """
+    for name, image in frames:
+        if image is None:
+            problem = "cannot be read: it is damaged, no image or not permitted, or the camera has stopped"
+        elif not shape.compatible(openvino.PartialShape([1, 3, *image.shape[:2]])):
+            problem = f"is {image.shape}, the model takes {shape}: resize it, or export without an input size"
+        else:
+            yield name, image
+            continue
+        print(f"skipped: {name} {problem}", file=sys.stderr)
+        skipped.append(name)
+
+
+def as_input(image: Image) -> NDArray[np.float32]:
+    """Return an image as anomalib hands it to its graphs, to the bit: RGB in [0, 1], ``(1, 3, H, W)``."""
+    planes = image[..., ::-1].transpose(2, 0, 1)[None]  # (1, 3, H, W)
+    return planes.astype(np.float32, order="C") / np.float32(255)
+
+
+def infer(queue: openvino.AsyncInferQueue, images: Iterable[tuple[str, Image]], ahead: int) -> Iterator[Result]:
+    """Run the model on images.
+
+    Args:
+        queue: The model's requests.
+        images: Names and images of a size that the model takes.
+        ahead: How many more images are started before a result is handed out. With 0 no result waits for the next
+            image; with as many as there are requests, all of them work while a result is drawn.
+
+    Returns:
+        Results, in the order of the images.
+
+    Raises:
+        RuntimeError: If OpenVINO fails.
+    """
+    queue.set_callback(_hand_over)
+    pending: deque[tuple[str, Image, Future[Answer]]] = deque()
+    try:
+        for name, image in images:
+            answer: Future[Answer] = Future()
+            queue.start_async({0: as_input(image)}, answer)  # waits until a request is free
+            pending.append((name, image, answer))
+            if len(pending) > ahead:
+                yield _result(queue, *pending.popleft())
+        while pending:
+            yield _result(queue, *pending.popleft())
+    finally:
+        queue.wait_all()
+
+
+def _hand_over(request: openvino.InferRequest, answer: "Future[Answer]") -> None:
+    # Copies: the next image's outputs go into the same memory.
+    answer.set_result({name: request.get_tensor(name).data.copy() for name in OUTPUTS})
+
+
+def _result(queue: openvino.AsyncInferQueue, name: str, image: Image, answer: "Future[Answer]") -> Result:
+    if not wait([answer], PATIENCE).done:
+        queue.wait_all()  # a request that failed never calls back; this raises what was wrong
+    values = answer.result(timeout=0)
+    return Result(
+        name,
+        image,
+        pred_score=values["pred_score"].item(),
+        pred_label=bool(values["pred_label"].item()),
+        anomaly_map=values["anomaly_map"].squeeze(),
+        pred_mask=values["pred_mask"].squeeze(),
+    )

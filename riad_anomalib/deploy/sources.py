@@ -1,0 +1,77 @@
+"""Where pictures come from: a folder, an image, a video or a camera."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""The files that anomalib reads as images."""
+
+Image = NDArray[Any]
+"""What OpenCV reads: uint8, ``(H, W, 3)``, blue first."""
+Frame = tuple[str, Image | None]
+"""A picture of the source by its name; None where it cannot be read."""
+
+
+def open_source(source: str) -> Iterator[Frame]:
+    """Find out what the source is and return its frames, named by their path in the folder or by their number.
+
+    Args:
+        source: A camera's number, or the path of an image, a video or a folder of images, sub-folders included.
+
+    Raises:
+        ValueError: If there is no such source, or nothing in it.
+    """
+    path = Path(source)
+    if source.isdecimal():
+        return _stream(int(source), f"camera {source} cannot be opened: is it connected, permitted and not in use?")
+    if path.is_dir():
+        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not paths:
+            msg = f"no images in {source}: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            raise ValueError(msg)
+        return (_read(file, path) for file in paths)
+    if not path.is_file():
+        msg = f"source {source} does not exist: give a folder, an image, a video or a camera's number"
+        raise ValueError(msg)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return iter([_read(path, path.parent)])
+    return _stream(source, f"source {source} is neither an image nor a video that OpenCV can open: convert it")
+
+
+def _read(path: Path, folder: Path) -> Frame:
+    # A name in another encoding than the system's has surrogates, which cannot be printed.
+    name = path.relative_to(folder).as_posix().encode(errors="replace").decode()
+    # Unlike imread, imdecode refuses a JPEG that breaks off, and Windows' paths may have any letter. The camera's note
+    # on orientation is ignored, as anomalib does. 16 bits become 8, where anomalib makes white of them.
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        return name, cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):  # the latter for an empty file
+        return name, None
+
+
+def _stream(source: str | int, problem: str) -> Iterator[Frame]:
+    capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        raise ValueError(problem)
+    is_camera = isinstance(source, int)
+    if is_camera:
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # or a model slower than the camera gets pictures of some frames ago
+
+    def frames() -> Iterator[Frame]:
+        for number in count():
+            is_read, image = capture.read()
+            # A video ends after its last frame; a camera, or a video with no frame at all, is broken.
+            if is_read or is_camera or number == 0:
+                yield f"{number:06}", image if is_read else None
+            if not is_read:
+                capture.release()
+                return
+
+    return frames()
