@@ -1,0 +1,140 @@
+import re
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from anomalib.deploy import OpenVINOInferencer
+from inspections import HEIGHT, NAMES, WIDTH, other_model, picture, run
+from numpy.typing import NDArray
+
+from riad_anomalib import deploy
+from riad_anomalib.deploy import inference
+
+
+def test_numbers_are_those_of_anomalibs_inferencer(
+    exported: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache where it is
+    inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
+    images = ((name, image) for name, image in deploy.open_source(str(pictures)) if image is not None)
+    results = list(deploy.infer(queue, images, ahead=0))
+    assert [result.name for result in results] == NAMES
+    assert {result.pred_label for result in results} == {True, False}
+    for result in results:
+        expected: Any = inferencer.predict(pictures / result.name)
+        np.testing.assert_array_equal(deploy.as_input(result.image), expected.image.transpose(0, 3, 1, 2))
+        assert result.pred_score == pytest.approx(expected.pred_score.item(), abs=1e-6)
+        assert result.pred_label == expected.pred_label.item()
+        np.testing.assert_allclose(result.anomaly_map, expected.anomaly_map.squeeze(), atol=1e-6)
+        np.testing.assert_array_equal(result.pred_mask, expected.pred_mask.squeeze())
+
+
+class BackwardQueue:
+    """Three requests that finish last in, first out."""
+
+    def __init__(self) -> None:
+        self.started: list[Any] = []
+        self.most = 0
+
+    def set_callback(self, callback: Callable[[Any, Any], None]) -> None:
+        self.callback = callback
+
+    def start_async(self, inputs: dict[int, NDArray[Any]], answer: object) -> None:
+        self.started.append((float(inputs[0].mean()), answer))
+        self.most = max(self.most, len(self.started))
+        if len(self.started) == 3:
+            self.wait_all()
+
+    def wait_all(self) -> None:
+        while self.started:
+            value, answer = self.started.pop()
+            data = np.full((1, 1, 2, 2), value)
+            tensors = {
+                name: data[0, 0, 0, :1] if name in {"pred_score", "pred_label"} else data for name in deploy.OUTPUTS
+            }
+            request = types.SimpleNamespace(get_tensor=lambda name, t=tensors: types.SimpleNamespace(data=t[name]))
+            self.callback(request, answer)
+
+
+def test_results_keep_the_order_when_requests_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "PATIENCE", 0)
+    queue: Any = BackwardQueue()
+    images = [(str(i), np.full((4, 4, 3), i, np.uint8)) for i in range(8)]
+    results = list(deploy.infer(queue, images, ahead=3))
+    assert [result.name for result in results] == [str(i) for i in range(8)]
+    assert [round(255 * result.pred_score) for result in results] == list(range(8))
+    assert queue.most == 3
+
+
+def test_latency_hands_out_each_result_before_it_reads_on(exported: Path) -> None:
+    read: list[str] = []
+
+    def camera() -> Iterator[tuple[str, NDArray[Any]]]:
+        for name in "abc":
+            read.append(name)
+            yield name, picture(0)
+
+    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
+    for result in deploy.infer(queue, camera(), ahead=0):
+        assert read[-1] == result.name
+    assert read == ["a", "b", "c"]
+
+
+def test_a_model_of_one_size_says_which_pictures_do_not_fit(
+    exported: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = openvino.Core().read_model(exported)
+    model.reshape([1, 3, HEIGHT, WIDTH])
+    openvino.save_model(model, tmp_path / "model.xml")
+    assert run(tmp_path / "model.xml", pictures) == 1
+    out, err = capsys.readouterr()
+    assert "skipped: line 2/large.png is (300, 400, 3), the model takes [1,3,40,56]: resize it" in err
+    assert "5 frames" in out
+    assert "1 skipped" in out
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_a_request_that_fails_ends_the_run_with_its_reason(
+    mode: str,
+    tmp_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(inference, "PATIENCE", 0.1)
+    failing = other_model(tmp_path / "model.xml", [1, 3, -1, -1], deploy.OUTPUTS)
+    assert run(failing, pictures, "--mode", mode) == 2
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"error: stopped after 0 frames: .*8\.8.*\n", err)
+    assert out.startswith("0 frames")
+
+
+def test_precision_is_f32_unless_asked_otherwise(
+    exported: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = []
+    compile_model = openvino.Core.compile_model
+
+    def record(self: openvino.Core, model: openvino.Model, device: str, config: dict[str, str]) -> Any:
+        configs.append(config)
+        return compile_model(self, model, device, config)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", record)
+    for options in ((), ("--mode", "throughput", "--precision", "bf16"), ("--precision", "auto")):
+        assert run(exported, pictures / "a.png", *options) == 0
+    assert configs == [
+        {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"},
+        {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"},
+        {"PERFORMANCE_HINT": "LATENCY"},
+    ]

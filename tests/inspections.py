@@ -1,0 +1,55 @@
+"""What the tests of the inspection program share: pictures, videos, other models, a run and its table."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+from openvino import opset13
+
+from riad_anomalib import deploy
+
+WIDTH, HEIGHT = 56, 40
+NAMES = ["a.jpg", "a.png", "grey.tif", "line 2/large.png", "line 2/turned.JPG", "line 2/ä/palette.png"]
+
+
+def picture(number: int) -> NDArray[Any]:
+    """A smooth picture with so many patches of noise."""
+    rng = np.random.default_rng(number)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([2 * columns, 3 * rows, columns + rows], axis=2).astype(np.uint8)
+    for _ in range(number):
+        row, column = rng.integers(0, HEIGHT - 12), rng.integers(0, WIDTH - 12)
+        pixels[row : row + 12, column : column + 12] = rng.integers(0, 256, (12, 12, 3))
+    return pixels
+
+
+def write_video(path: Path, number: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (WIDTH, HEIGHT))
+    for i in range(number):
+        writer.write(picture(i % 12)[..., ::-1])
+    writer.release()
+    return path
+
+
+def other_model(path: Path, shape: list[int], names: tuple[str, ...]) -> Path:
+    """A model whose every output is its input, brought to 8x8 pixels: other sizes fail while it runs."""
+    image = opset13.parameter(shape, np.float32, "input")
+    same = opset13.reshape(image, np.array([1, 3, 8, 8]), special_zero=False)
+    model = openvino.Model([opset13.relu(same) for _ in names], [image])
+    for output, name in zip(model.outputs, names, strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(model, path)
+    return path
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "results.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments: object) -> int:
+    return deploy.main([str(argument) for argument in arguments])
