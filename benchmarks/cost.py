@@ -11,16 +11,13 @@ step, which has one region size; building draws those of inference. Peak memory:
 import argparse
 import copy
 import multiprocessing
-import platform
-import resource
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from measuring import environment, gflop, in_a_process, peak_memory, row, synchronize, table
 
 from riad_anomalib import Riad
 
@@ -46,8 +43,7 @@ def measure(setting: dict[str, Any], training: bool, options: argparse.Namespace
             start = perf_counter()
             with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
                 run()
-            if options.device != "cpu":
-                torch.accelerator.synchronize()
+            synchronize(options.device)
             times.append(perf_counter() - start)
         return median(times[1:])  # the first one is not counted
 
@@ -61,9 +57,8 @@ def measure(setting: dict[str, Any], training: bool, options: argparse.Namespace
     result["partitions"] = seconds(lambda: module.model.random_removed(batch_size, image.device))
     copies = module.model.num_disjoint_sets * (1 if training else len(module.model.region_sizes))
     network = copy.deepcopy(module.model.network).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(batch_size * copies, 3, size, size, device="meta"))
-    result["gflop"] = counter.get_total_flops() * (3 if training else 1) / 1e9
+    masked = torch.empty(batch_size * copies, 3, size, size, device="meta")
+    result["gflop"] = gflop(network, masked) * (3 if training else 1)
     optimizer = torch.optim.Adam(module.parameters())
 
     @torch.no_grad()
@@ -76,10 +71,7 @@ def measure(setting: dict[str, Any], training: bool, options: argparse.Namespace
         optimizer.step()
 
     result["seconds"] = seconds(train if training else infer)
-    if options.device == "cpu":
-        result["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    else:
-        result["peak"] = torch.accelerator.max_memory_allocated() / 2**20
+    result["peak"] = peak_memory(options.device)
     return result
 
 
@@ -90,28 +82,26 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; {vars(options)}\n")
-    header = ["", "build, s", "partitions, s"]
+    print(f"{environment()}; {vars(options)}\n")
+    names = ["", "build, s", "partitions, s"]
     for name in ("inference", "training step"):
-        header += [f"{name}, GFLOP", "s", "s beside GFLOP", "peak, MiB"]
-    print("| " + " | ".join(header) + " |\n" + "| --- " * len(header) + "|")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["riad_anomalib.models.riad", "torch.utils.flop_counter"])  # imports take longer
+        names += [f"{name}, GFLOP", "s", "s beside GFLOP", "peak, MiB"]
+    print(table(names))
+    multiprocessing.set_forkserver_preload(
+        ["riad_anomalib.models.riad", "torch.utils.flop_counter"]
+    )  # imports are slow
     base: list[float] = []
-    for row in ROWS:
-        setting = BASE | row
-        results = []
-        for training in (False, True):
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                results.append(pool.submit(measure, setting, training, options).result())
+    for changed in ROWS:
+        setting = BASE | changed
+        results = [in_a_process("forkserver", measure, setting, training, options) for training in (False, True)]
         rates = [result["seconds"] / result["gflop"] for result in results]
         base = base or rates
-        name = ", ".join(f"{key} {value}" for key, value in (row or BASE).items())
+        name = ", ".join(f"{key} {value}" for key, value in (changed or BASE).items())
         cells = [name, f"{results[1]['build']:.2f}", f"{results[1]['partitions']:.4f}"]
         for result, rate, first in zip(results, rates, base, strict=True):
             cells += [f"{result['gflop']:.3g}", f"{result['seconds']:.2f}", f"{rate / first:.2f}"]
             cells += [f"{result['peak']:.0f}"]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        print(row(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,17 @@ on noise, whose time and memory are the same. Every row of times is measured in 
 """
 
 import argparse
-import multiprocessing
-import re
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from measuring import Array, auroc, in_a_process, peak_memory, row, table, test_set
 
-Array = NDArray[np.float32]
 OUTPUTS = ("anomaly_map", "pred_score")
 
 # torch, anomalib and OpenVINO are imported where they are used: they would count as memory of the other's rows.
@@ -30,7 +26,7 @@ OUTPUTS = ("anomaly_map", "pred_score")
 
 def torch_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
     """Return a function that runs a model exported to torch."""
-    import torch  # noqa: PLC0415
+    import torch
 
     model = torch.load(path, weights_only=False)["model"].eval()
 
@@ -44,7 +40,7 @@ def torch_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Arra
 
 def onnx_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
     """Return a function that runs an ONNX model in ONNX Runtime."""
-    import onnxruntime  # noqa: PLC0415
+    import onnxruntime
 
     del precision
     session = onnxruntime.InferenceSession(path)
@@ -53,7 +49,7 @@ def onnx_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array
 
 def openvino_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
     """Return a function that runs an OpenVINO model."""
-    import openvino  # noqa: PLC0415
+    import openvino
 
     hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(path, "CPU", hints)
@@ -78,24 +74,17 @@ def measure(path: Path, precision: str, images: Array, repeats: int) -> dict[str
         start = time.perf_counter()
         results.append(run(images[i % len(images)][None]))
         seconds.append(time.perf_counter() - start)
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return {
         "milliseconds": 1e3 * statistics.median(seconds),
-        "peak_mib": int(peak[1]) / 1024 if peak else float("nan"),
+        "peak_mib": peak_memory(),
         "megabytes": sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6,
         **{name: np.concatenate([result[name] for result in results[: len(images)]]) for name in OUTPUTS},
     }
 
 
-def in_a_process(*arguments: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Measure in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def export(model: Any, folder: Path, datamodule: Any) -> dict[str, tuple[Path, str]]:  # noqa: ANN401
     """Export in every way; return file and inference precision by the name of the row."""
-    from anomalib.engine import Engine  # noqa: PLC0415
+    from anomalib.engine import Engine
 
     engine = Engine(accelerator="cpu", devices=1, default_root_dir=folder, logger=False)
     options = {"FP16": "fp16", "INT8": "int8", **({"INT8_PTQ": "int8_ptq"} if datamodule else {})}
@@ -110,63 +99,21 @@ def export(model: Any, folder: Path, datamodule: Any) -> dict[str, tuple[Path, s
     return rows  # type: ignore[return-value]  # engine.export returns a path for these types
 
 
-def test_set(root: Path, size: tuple[int, int]) -> tuple[Any, Array, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return anomalib's data module, and of the test set images, labels and masks (none: empty)."""
-    import torch  # noqa: PLC0415
-    from anomalib.data import Folder  # noqa: PLC0415
-    from torchvision.transforms.v2 import Resize  # noqa: PLC0415
-
-    masks = root / "ground_truth"
-    data = Folder(
-        name=root.name,
-        root=root,
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir=sorted(f"test/{path.name}" for path in (root / "test").iterdir() if path.name != "good"),
-        mask_dir=sorted(f"ground_truth/{path.name}" for path in masks.iterdir()) if masks.is_dir() else None,
-        val_split_mode="same_as_test",
-        augmentations=Resize(size, antialias=True),
-        num_workers=0,
-    )
-    data.setup()
-    items = [data.test_data[i] for i in range(len(data.test_data))]
-    found = [item.gt_mask if item.gt_mask is not None else torch.zeros(size) for item in items]
-    return (
-        data,
-        np.stack([np.asarray(item.image) for item in items]),
-        np.array([bool(item.gt_label) for item in items]),
-        np.stack([np.asarray(mask, dtype=bool) for mask in found]) if masks.is_dir() else np.zeros(0, bool),
-    )
-
-
-def auroc(scores: Array, labels: NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve."""
-    import torch  # noqa: PLC0415
-    from torchmetrics.functional.classification import binary_auroc  # noqa: PLC0415
-
-    return float(binary_auroc(torch.from_numpy(scores).flatten(), torch.from_numpy(labels).flatten().long()))
-
-
 def print_parity(rows: dict[str, tuple[Path, str]], images: Array) -> None:
     """Print how far each export is from torch in fp32."""
     runs = {name: RUNNERS[path.suffix](path, precision) for name, (path, precision) in rows.items()}
-    print(
-        "| maximum difference from torch fp32 | "
-        + " | ".join(f"{n}, batch {b}" for n in OUTPUTS for b in (1, 8))
-        + " |"
-    )
-    print("| --- " * 5 + "|")
+    print(table(["maximum difference from torch fp32", *(f"{n}, batch {b}" for n in OUTPUTS for b in (1, 8))]))
     expected = {batch: runs["torch fp32"](images[:batch]) for batch in (1, 8)}
     for name, run in runs.items():
         actual = {batch: run(images[:batch]) for batch in (1, 8)}
         cells = [f"{np.abs(actual[b][n] - expected[b][n]).max():.1e}" for n in OUTPUTS for b in (1, 8)]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        print(row([name, *cells]))
 
 
 def beside(size: int) -> dict[str, Any]:
     """Return DRAEM and PatchCore, untrained, with a memory bank as of 250 images."""
-    import torch  # noqa: PLC0415
-    from anomalib.models import Draem, Patchcore  # noqa: PLC0415
+    import torch
+    from anomalib.models import Draem, Patchcore
 
     patchcore = Patchcore(pre_trained=False, post_processor=False)
     with torch.no_grad():
@@ -188,7 +135,7 @@ def main() -> None:
     parser.add_argument("--beside", action="store_true", help="DRAEM and PatchCore too")
     arguments = parser.parse_args()
 
-    from riad_anomalib import Riad  # noqa: PLC0415
+    from riad_anomalib import Riad
 
     warnings.simplefilter("ignore")
     models: dict[str, Any] = {}
@@ -216,20 +163,18 @@ def main() -> None:
             if arguments.root:
                 print_parity(rows, images)
             measured = {
-                name: in_a_process(*row, images if arguments.root else images[:1], arguments.repeats)
-                for name, row in rows.items()
+                name: in_a_process("spawn", measure, *file, images if arguments.root else images[:1], arguments.repeats)
+                for name, file in rows.items()
             }
-            print("\n| | ms an image | speed | size, MB | peak memory, MiB | image AUROC | pixel AUROC |")
-            print("| --- " * 7 + "|")
-            for name, row in measured.items():
-                speed = measured["OpenVINO FP32"]["milliseconds"] / row["milliseconds"]
-                image_auroc = f"{auroc(row['pred_score'], labels):.4f}" if labels.size else ""
-                pixel_auroc = f"{auroc(row['anomaly_map'], masks):.4f}" if masks.size else ""
-                print(
-                    f"| {name} | {row['milliseconds']:.0f} | {speed:.2f} | {row['megabytes']:.1f} "
-                    f"| {row['peak_mib']:.0f} | {image_auroc} | {pixel_auroc} |",
-                    flush=True,
-                )
+            names = ["", "ms an image", "speed", "size, MB", "peak memory, MiB", "image AUROC", "pixel AUROC"]
+            print("\n" + table(names))
+            for name, result in measured.items():
+                speed = measured["OpenVINO FP32"]["milliseconds"] / result["milliseconds"]
+                cells = [f"{result['milliseconds']:.0f}", f"{speed:.2f}", f"{result['megabytes']:.1f}"]
+                cells.append(f"{result['peak_mib']:.0f}")
+                for output, truth in (("pred_score", labels), ("anomaly_map", masks)):
+                    cells.append(f"{auroc(result[output], truth):.4f}" if truth.size else "")
+                print(row([name, *cells]), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ only where all of its categories are there. Run it where the benchmark ran: it s
 """
 
 import argparse
-import importlib.metadata
 import itertools
-import platform
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +24,7 @@ import yaml
 from anomalib.models import get_model
 from anomalib.utils.config import to_nested_dict
 from matplotlib import pyplot as plt
-from torch.utils.flop_counter import FlopCounterMode
+from measuring import environment, gflop, table
 
 from riad_anomalib import Riad
 
@@ -79,13 +76,13 @@ def read_results(files: list[Path]) -> pd.DataFrame:
 
 def read_published(beside: list[str]) -> pd.DataFrame:
     """Return the published figures of methods whose name contains one of these."""
-    table = pd.read_csv(Path(__file__).with_name("published.csv"), comment="#")
-    chosen = [any(part in method for part in beside) for method in table["method"]]
+    published = pd.read_csv(Path(__file__).with_name("published.csv"), comment="#")
+    chosen = [any(part in method for part in beside) for method in published["method"]]
     if not any(chosen):
-        methods = ", ".join(table["method"].unique())
+        methods = ", ".join(published["method"].unique())
         msg = f"no published method is called {' or '.join(beside)}: there are {methods}"
         raise ValueError(msg)
-    return table[chosen]
+    return published[chosen]
 
 
 def percentages(runs: pd.DataFrame, published: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
@@ -113,23 +110,18 @@ def cell(values: pd.DataFrame, categories: list[str]) -> str:
     return f"{np.mean(per_seed):.1f}{spread}"
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
-
-
 def metric_table(columns: dict[str, pd.DataFrame], categories: list[str]) -> str:
     """Return the table of one metric: MVTec AD's categories by group, their means, then other data."""
     rows = {category: [category] for category in MVTEC}
     rows |= {f"*mean of {name}*": group for name, group in GROUPS.items()} | {"*mean of all*": MVTEC}
     rows |= {category: [category] for category in categories if category not in MVTEC}
-    return markdown(
+    return table(
         ["%", *columns],
         [[name, *(cell(values, members) for values in columns.values())] for name, members in rows.items()],
     )
 
 
-def gflop(run: "pd.Series[Any]") -> str:
+def riad_gflop(run: "pd.Series[Any]") -> str:
     """Return what an image costs RIAD at inference, counted; empty for other models."""
     if run["model.class_path"].split(".")[-1] != "Riad":
         return ""
@@ -139,9 +131,7 @@ def gflop(run: "pd.Series[Any]") -> str:
     model = get_model(to_nested_dict(arguments | {"model.class_path": "Riad"})["model"])
     assert isinstance(model, Riad)  # noqa: S101
     network = model.model.eval().to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.dissimilarity_map(torch.empty(1, 3, *network.image_size, device="meta"))
-    return f"{counter.get_total_flops() / 1e9:.3g}"
+    return f"{gflop(network.dissimilarity_map, torch.empty(1, 3, *network.image_size, device='meta')):.3g}"
 
 
 def runs_table(runs: pd.DataFrame) -> str:
@@ -150,20 +140,8 @@ def runs_table(runs: pd.DataFrame) -> str:
     for label, group in runs.groupby("label", sort=False):
         times = [f"{group[name].mean():.0f}" for name in ("fit_duration", "test_duration")]
         counts = [", ".join(sorted(group["seed"].unique())), str(group["category"].nunique())]
-        rows.append([str(label), *counts, *times, gflop(group.iloc[0])])
-    return markdown(["", "seeds", "categories", "training, s", "test, s", "GFLOP an image"], rows)
-
-
-def environment() -> str:
-    """Say where this runs."""
-    cpuinfo = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.*)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
-    device = name[1] if name else platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        device += f", {torch.cuda.get_device_name()}"
-    packages = ("riad-anomalib", "anomalib", "torch", "lightning", "torchmetrics")
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-    return f"{device}; Python {platform.python_version()}, {', '.join(versions)}"
+        rows.append([str(label), *counts, *times, riad_gflop(group.iloc[0])])
+    return table(["", "seeds", "categories", "training, s", "test, s", "GFLOP an image"], rows)
 
 
 def draw(per_metric: dict[str, dict[str, pd.DataFrame]], categories: list[str], file: Path) -> None:
@@ -216,7 +194,7 @@ def main() -> None:
     ]
     text = (
         f"# Benchmark\n\n`{shlex.join(['python', *sys.argv])}` of {', '.join(map(str, files))}\n\n{environment()}\n\n"
-        f"{runs_table(runs)}\n![Image and pixel AUROC](report.png)\n\n" + "\n".join(tables)
+        f"{runs_table(runs)}\n\n![Image and pixel AUROC](report.png)\n\n" + "\n\n".join(tables) + "\n"
     )
     arguments.output.mkdir(parents=True)
     (arguments.output / "report.md").write_text(text, encoding="utf-8")

@@ -11,7 +11,6 @@ a ratio within a round. Training takes the next region size each round.
 import argparse
 import copy
 import itertools
-import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -20,9 +19,9 @@ from time import perf_counter
 import numpy as np
 import torch
 from kornia.metrics import ssim
+from measuring import environment, gflop, peak_memory, row, synchronize, table
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.flop_counter import FlopCounterMode
 
 from riad_anomalib import Riad
 from riad_anomalib.components.masking import random_partition, removed_regions
@@ -116,12 +115,6 @@ def print_parity(module: Riad, slow: StraightforwardRiad, image: Tensor) -> None
     )
 
 
-def synchronize(device: str) -> None:
-    """Wait for the device."""
-    if device != "cpu":
-        torch.accelerator.synchronize()
-
-
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Return the FLOP a second of large matrix products, the best of five."""
     size = 2048 if device == "cpu" else 8192
@@ -145,7 +138,7 @@ def compare(rows: dict[str, Callable[[], None]], options: argparse.Namespace, tf
         run()
         synchronize(options.device)
         if options.device != "cpu":
-            memory[name] = torch.accelerator.max_memory_allocated() / 2**20
+            memory[name] = peak_memory(options.device)
     for _ in range(options.rounds):
         for name, run in rows.items():
             start = perf_counter()
@@ -157,12 +150,8 @@ def compare(rows: dict[str, Callable[[], None]], options: argparse.Namespace, tf
         ratios = sorted(a / b for a, b in zip(times[reference], times[name], strict=True))
         return f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
-    print(
-        "| | s | images/s | times as fast as straightforward | time beside the U-Net alone | of the matrix rate |",
-        end="",
-    )
-    print(" peak memory, MiB |" if memory else "")
-    print("| --- " * (7 if memory else 6) + "|")
+    names = ["", "s", "images/s", "times as fast as straightforward", "time beside the U-Net alone"]
+    print(table([*names, "of the matrix rate", *(["peak memory, MiB"] if memory else [])]))
     for name in rows:
         seconds = median(times[name])
         low = "bf16" in name
@@ -171,7 +160,7 @@ def compare(rows: dict[str, Callable[[], None]], options: argparse.Namespace, tf
         share = tflop * 1e12 / seconds / rates[low]
         cells = [f"{seconds:.3f}", f"{options.batch_size / seconds:.2f}", ratio("straightforward", name), beside]
         cells += [f"{share:.0%}", *([f"{memory[name]:.0f}"] if memory else [])]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print(row([name, *cells]), flush=True)
 
 
 def variants(module: Riad, options: argparse.Namespace) -> dict[str, Riad]:
@@ -261,12 +250,9 @@ def main() -> None:
     size = (options.image_size, options.image_size)
     module = Riad(base_width=options.base_width, image_size=size).to(options.device)
     image = torch.rand(options.batch_size, 3, *size, device=options.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.model.network.eval()(image.repeat(module.model.num_disjoint_sets, 1, 1, 1))
-    tflop = counter.get_total_flops() / 1e12
+    tflop = gflop(module.model.network.eval(), image.repeat(module.model.num_disjoint_sets, 1, 1, 1)) / 1e3
     rates = [matrix_rate(options.device, dtype) for dtype in (torch.float32, torch.bfloat16)]
-    accelerator = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {platform.machine()}, {accelerator}; {vars(options)}; matrix products: ", end="")
+    print(f"{environment()}; {vars(options)}; matrix products: ", end="")
     print(f"fp32 {rates[0] / 1e12:.2f}, bf16 {rates[1] / 1e12:.2f} TFLOP/s")
     print_parity(module, StraightforwardRiad(module), image)
     print(f"\nTraining step, {3 * tflop:.3g} TFLOP\n")
