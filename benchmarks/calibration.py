@@ -80,7 +80,7 @@ def main() -> None:
                     cells[-1] += f" / {auroc(values_map.numpy(), masks):.3f}"
         passes = len(kept) * model.num_disjoint_sets * model.num_partitions
         chosen_sizes = ", ".join(str(model.region_sizes[k]) for k in kept)
-        print(row([chosen_sizes, f"{passes}", f"{passes * per_pass:.1f}", *cells]), flush=True)
+        print(row([chosen_sizes, f"{passes}", f"{passes * per_pass:.3g}", *cells]), flush=True)
 
 
 if __name__ == "__main__":
