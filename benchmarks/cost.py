@@ -87,9 +87,8 @@ def main() -> None:
     for name in ("inference", "training step"):
         names += [f"{name}, GFLOP", "s", "s beside GFLOP", "peak, MiB"]
     print(table(names))
-    multiprocessing.set_forkserver_preload(
-        ["riad_anomalib.models.riad", "torch.utils.flop_counter"]
-    )  # imports are slow
+    # Imports take longer than the rest.
+    multiprocessing.set_forkserver_preload(["riad_anomalib.models.riad", "torch.utils.flop_counter"])
     base: list[float] = []
     for changed in ROWS:
         setting = BASE | changed

@@ -20,6 +20,16 @@ import numpy as np
 from measuring import Array, auroc, in_a_process, peak_memory, row, table, test_set
 
 OUTPUTS = ("anomaly_map", "pred_score")
+EXPORTS: dict[str, tuple[Any, Any, str]] = {  # format, compression, and precision of inference by the name of the row
+    "torch fp32": ("torch", None, "f32"),
+    "torch bf16": ("torch", None, "bf16"),
+    "ONNX Runtime": ("onnx", None, "f32"),
+    "OpenVINO FP32": ("openvino", None, "f32"),
+    "OpenVINO bf16": ("openvino", None, "bf16"),
+    "OpenVINO FP16": ("openvino", "fp16", "f32"),
+    "OpenVINO INT8": ("openvino", "int8", "f32"),
+    "OpenVINO INT8_PTQ": ("openvino", "int8_ptq", "f32"),
+}
 
 # torch, anomalib and OpenVINO are imported where they are used: they would count as memory of the other's rows.
 
@@ -38,11 +48,10 @@ def torch_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Arra
     return run
 
 
-def onnx_runner(path: Path, precision: str) -> Callable[[Array], dict[str, Array]]:
+def onnx_runner(path: Path, _precision: str) -> Callable[[Array], dict[str, Array]]:
     """Return a function that runs an ONNX model in ONNX Runtime."""
     import onnxruntime
 
-    del precision
     session = onnxruntime.InferenceSession(path)
     return lambda images: dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": images}), strict=True))
 
@@ -83,20 +92,16 @@ def measure(path: Path, precision: str, images: Array, repeats: int) -> dict[str
 
 
 def export(model: Any, folder: Path, datamodule: Any) -> dict[str, tuple[Path, str]]:  # noqa: ANN401
-    """Export in every way; return file and inference precision by the name of the row."""
+    """Export what the rows run; return file and inference precision by the name of the row."""
     from anomalib.engine import Engine
 
     engine = Engine(accelerator="cpu", devices=1, default_root_dir=folder, logger=False)
-    options = {"FP16": "fp16", "INT8": "int8", **({"INT8_PTQ": "int8_ptq"} if datamodule else {})}
-    as_torch = engine.export(model, "torch", folder)
-    as_onnx = engine.export(model, "onnx", folder)
-    plain = engine.export(model, "openvino", folder / "fp32")
-    rows = {"torch fp32": (as_torch, "f32"), "torch bf16": (as_torch, "bf16"), "ONNX Runtime": (as_onnx, "f32")}
-    rows |= {"OpenVINO FP32": (plain, "f32"), "OpenVINO bf16": (plain, "bf16")}
-    for name, kind in options.items():
-        path = engine.export(model, "openvino", folder / kind, compression_type=kind, datamodule=datamodule)  # type: ignore[arg-type]
-        rows[f"OpenVINO {name}"] = (path, "f32")
-    return rows  # type: ignore[return-value]  # engine.export returns a path for these types
+    rows: dict[str, tuple[Any, str]] = {}
+    for name, (kind, compression, precision) in EXPORTS.items():
+        if datamodule or compression != "int8_ptq":
+            file = engine.export(model, kind, folder / name, compression_type=compression, datamodule=datamodule)
+            rows[name] = (file, precision)
+    return rows
 
 
 def print_parity(rows: dict[str, tuple[Path, str]], images: Array) -> None:
