@@ -1,0 +1,183 @@
+"""The scripts behind published figures, on tiny networks and pictures: what can be known of their tables is so."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import calibration
+import cost
+import deployment
+import measuring
+import numpy as np
+import pytest
+import speed
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from riad_anomalib import Riad
+from riad_anomalib.demo_data import CATEGORY
+
+SIZE = (32, 32)
+NUM_GOOD, NUM_BAD = 3, 12  # twelve: three of each defect
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning, torch.onnx and OpenVINO about themselves
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a script's command line in this process; return what it prints."""
+
+    def main(script: ModuleType, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+        monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # given back after the test
+        with isolate_rng():
+            script.main()
+        return capsys.readouterr().out
+
+    return main
+
+
+def tables(text: str) -> list[dict[str, list[str]]]:
+    """Return each table's cells by the first one of their row."""
+    found = []
+    for block in re.findall(r"(?:^\| .*\n)+", text, flags=re.MULTILINE):
+        rows = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in block.splitlines()]
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert rows.pop(1) == ["---"] * len(rows[0])
+        found.append({row[0]: row[1:] for row in rows})
+    return found
+
+
+def reference_auroc(scores: Any, labels: Any) -> float:
+    """The share of pairs of bad and good that are in order."""
+    scores, labels = np.ravel(scores), np.ravel(labels)
+    bad, good = scores[labels][:, None], scores[~labels]
+    return float(((bad > good) + 0.5 * (bad == good)).mean())
+
+
+@pytest.fixture(scope="module")
+def root(small_demo_data: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    small_demo_data(folder, NUM_GOOD)
+    return folder / CATEGORY
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network that saw the training images, with the statistics that bfloat16 gives."""
+    folder = tmp_path_factory.mktemp("training")
+    with isolate_rng():
+        torch.manual_seed(0)
+        model = Riad(base_width=2, image_size=SIZE, region_sizes=(4, 8), smoothing_size=0.08, calibration="pixel")
+        data, *_ = measuring.test_set(root, SIZE)
+        options: dict[str, Any] = {"precision": "bf16-mixed", "logger": False, "enable_progress_bar": False}
+        engine = Engine(max_epochs=1, accelerator="cpu", default_root_dir=folder, **options)
+        engine.fit(model, datamodule=data)
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def scored(checkpoint: Path, root: Path, *, bf16: bool, **other: Any) -> tuple[float, float]:
+    """Return the image and pixel AUROC of the model, without any script."""
+    model = Riad.load_from_checkpoint(checkpoint, map_location="cpu", **other).eval().model
+    _, images, labels, masks = measuring.test_set(root, SIZE)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        results: list[Any] = [model(image) for image in torch.from_numpy(images).split(1)]
+    scores, maps = (
+        torch.cat([getattr(result, name) for result in results]).numpy() for name in ("pred_score", "anomaly_map")
+    )
+    return reference_auroc(scores, labels), reference_auroc(maps, masks)
+
+
+def test_the_test_set_has_masks_where_images_are_anomalous(root: Path) -> None:
+    _, images, labels, masks = measuring.test_set(root, SIZE)
+    assert images.shape == (NUM_GOOD + NUM_BAD, 3, *SIZE)
+    assert labels.sum() == NUM_BAD
+    assert (masks.any(axis=(1, 2)) == labels).all()
+
+
+def test_gflop_of_a_convolution_worked_out_by_hand() -> None:
+    convolution = torch.nn.Conv2d(2, 3, 3, padding=1, device="meta")
+    images = torch.empty(5, 2, 8, 8, device="meta")
+    assert measuring.gflop(convolution, images) == pytest.approx(5 * 3 * 64 * (2 * 9) * 2 / 1e9)
+
+
+def test_speed_compares_the_same_riad_and_its_ratios_agree(run: Run) -> None:
+    text = run(speed, "--base-width", 2, "--image-size", 32, "--rounds", 1, "--device", "cpu")
+    differences = re.findall(r"loss (\S+), anomaly map (\S+)", text)
+    assert max(map(float, differences[0])) < 1e-5
+    work = {name: float(tflop) for name, tflop in re.findall(r"^(\w+).*, (\S+) TFLOP$", text, flags=re.MULTILINE)}
+    # Three passes in a training step, of which the backward ones count twice; one per set and region size at inference.
+    assert work["Inference"] == pytest.approx(4 / 3 * work["Training"], rel=0.01)
+    for table in tables(text):
+        names = ["straightforward", "NCHW, fp32", "fp32", "bf16", "U-Net alone, fp32", "U-Net alone, bf16"]
+        assert list(table)[1:] == names
+        rates = {name: float(table[name][1]) for name in names}
+        for name in names:
+            seconds, rate, as_fast, beside_bare, share = table[name]
+            assert float(seconds) * float(rate) == pytest.approx(1, abs=0.0006 * float(rate))
+            assert float(as_fast.split()[0]) == pytest.approx(rates[name] / rates["straightforward"], abs=0.006)
+            assert len(set(re.findall(r"[\d.]+", as_fast))) == 1  # one round: median and extremes are one
+            if name == "straightforward" or "alone" in name:
+                assert beside_bare == ""
+            else:
+                bare = rates["U-Net alone, bf16" if name == "bf16" else "U-Net alone, fp32"]
+                assert float(beside_bare.split()[0]) == pytest.approx(bare / rates[name], abs=0.006)
+            assert share.endswith("%")
+
+
+def test_cost_counts_what_a_row_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BASE", cost.BASE | {"base_width": 2, "image_size": SIZE[0]})
+    changes = [{}, {"batch_size": 2}, {"region_sizes": (8,)}, {"image_size": 64}]
+    monkeypatch.setattr(cost, "ROWS", changes)
+    (table,) = tables(run(cost, "--repeats", 1, "--device", "cpu"))
+    (base, *others) = list(table.values())[1:]
+    assert list(table)[2:] == ["batch_size 2", "region_sizes (8,)", "image_size 64"]
+    assert (base[4], base[8]) == ("1.00", "1.00")
+    inference, training = float(base[2]), float(base[6])
+    assert training == pytest.approx(3 / 4 * inference, rel=0.01)  # of one region size, not four; three passes
+    for row, factors in zip(others, [(2, 2), (1 / 4, 1), (4, 4)], strict=True):
+        assert (float(row[2]) / inference, float(row[6]) / training) == pytest.approx(factors, rel=0.01)
+        assert min(float(row[4]), float(row[8])) > 0
+    for row in (base, *others):
+        assert float(row[5]) > 100  # MiB, of torch alone
+        assert float(row[9]) > 100
+
+
+def test_deployment_says_how_good_and_how_close_each_export_is(
+    run: Run, checkpoint: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["torch fp32", "OpenVINO FP32", "OpenVINO INT8_PTQ"]
+    monkeypatch.setattr(deployment, "EXPORTS", {name: deployment.EXPORTS[name] for name in names})
+    parity, table = tables(run(deployment, "--checkpoint", checkpoint, "--root", root, "--repeats", 1))
+    assert list(parity)[1:] == list(table)[1:] == names
+    assert parity["torch fp32"] == ["0.0e+00"] * 4
+    assert max(map(float, parity["OpenVINO FP32"])) < 1e-5
+    assert max(map(float, parity["OpenVINO INT8_PTQ"])) > 1e-5
+    expected = scored(checkpoint, root, bf16=False)
+    for name in names:
+        _, ratio, megabytes, peak, *aurocs = table[name]
+        tolerance = 0.1 if "INT8" in name else 6e-5
+        assert [float(auroc) for auroc in aurocs] == pytest.approx(expected, abs=tolerance)
+        assert min(float(ratio), float(megabytes)) > 0
+        # Each in a process of its own: what torch and anomalib take is in no other row, nor what this process takes.
+        assert (float(peak) > 400) == (name == "torch fp32")
+    assert table["OpenVINO FP32"][1] == "1.00"
+
+
+def test_calibration_gives_the_aurocs_of_the_model_with_these_settings(run: Run, checkpoint: Path, root: Path) -> None:
+    (table,) = tables(run(calibration, "--checkpoint", checkpoint, "--root", root))
+    assert list(table) == ["region sizes", "4, 8", "4", "8"]
+    names = table.pop("region sizes")[2:]
+    assert [row[0] for row in table.values()] == ["6", "3", "3"]
+    assert float(table["4, 8"][1]) == pytest.approx(2 * float(table["4"][1]), rel=0.01)
+    for name, cell in zip(names, table["4, 8"][2:], strict=True):
+        kind, share = name.split(", ")
+        expected = scored(checkpoint, root, bf16=True, calibration=kind, smoothing_size=float(share))
+        tolerance = 6e-4 if kind == "none" else 0.03  # the training took the statistics from other batches
+        assert [float(auroc) for auroc in cell.split(" / ")] == pytest.approx(expected, abs=tolerance)
