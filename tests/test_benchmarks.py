@@ -170,6 +170,22 @@ def test_deployment_says_how_good_and_how_close_each_export_is(
     assert table["OpenVINO FP32"][1] == "1.00"
 
 
+def test_deployment_of_untrained_networks_has_a_table_each_and_no_auroc(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["OpenVINO FP32", "OpenVINO INT8_PTQ"]
+    monkeypatch.setattr(deployment, "EXPORTS", {name: deployment.EXPORTS[name] for name in names})
+    text = run(deployment, "--base-width", 2, "--image-size", 32, "--repeats", 1, "--beside")
+    assert re.findall(r"^## (.*), 32x32$", text, flags=re.MULTILINE) == ["RIAD, width 2", "DRAEM"]
+    riad, draem = tables(text)
+    for table in (riad, draem):
+        assert list(table)[1:] == names[:1]  # quantization takes images
+        assert table["OpenVINO FP32"][4:] == ["", ""]
+    parameters = 97.4e6 * 4 / 1e6  # MB in float32, as anomalib's summary counts them
+    assert float(draem["OpenVINO FP32"][2]) == pytest.approx(parameters, rel=0.02)
+    assert float(riad["OpenVINO FP32"][2]) < 1
+
+
 def test_calibration_gives_the_aurocs_of_the_model_with_these_settings(run: Run, checkpoint: Path, root: Path) -> None:
     (table,) = tables(run(calibration, "--checkpoint", checkpoint, "--root", root))
     assert list(table) == ["region sizes", "4, 8", "4", "8"]
