@@ -9,9 +9,11 @@ DRAEM the textures that scikit-image ships, trained for as long as is allowed. I
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,8 @@ def main() -> None:
     print(table(["", "image size", "epochs", "training, s", "image AUROC", "pixel AUROC"]))
     for name in arguments.models:
         seed_everything(arguments.seed, verbose=False)
-        with tempfile.TemporaryDirectory() as folder:
+        # What the libraries print would stand in the table.
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             options: dict[str, Any] = {"default_root_dir": folder, "logger": False, "enable_progress_bar": False}
             model: Patchcore | Draem
             if name == "PatchCore":
@@ -87,10 +90,10 @@ def main() -> None:
             engine.fit(model, datamodule=data)
             seconds = time.perf_counter() - start
             results = engine.test(model, datamodule=data, verbose=False)[0]
-            epochs = engine.trainer.fit_loop.epoch_progress.current.completed
-            cells = [name, f"{size[0]}x{size[1]}", f"{epochs}", f"{seconds:.0f}"]
-            cells += [f"{results[metric]:.4f}" if metric in results else "" for metric in METRICS]
-            print(row(cells), flush=True)
+        epochs = engine.trainer.fit_loop.epoch_progress.current.completed
+        cells = [name, f"{size[0]}x{size[1]}", f"{epochs}", f"{seconds:.0f}"]
+        cells += [f"{results[metric]:.4f}" if metric in results else "" for metric in METRICS]
+        print(row(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import beside
 import calibration
 import cost
 import deployment
@@ -197,3 +198,19 @@ def test_calibration_gives_the_aurocs_of_the_model_with_these_settings(run: Run,
         expected = scored(checkpoint, root, bf16=True, calibration=kind, smoothing_size=float(share))
         tolerance = 6e-4 if kind == "none" else 0.03  # the training took the statistics from other batches
         assert [float(auroc) for auroc in cell.split(" / ")] == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("model", beside.MODELS)
+def test_beside_trains_the_model_and_tests_it_on_every_image(run: Run, root: Path, model: str) -> None:
+    if model == "PatchCore":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    text = run(beside, "--root", root, "--image-size", 32, "--models", model, "--minutes", 0.001)
+    (table,) = tables(text)
+    assert list(table)[1:] == [model]
+    size, epochs, seconds, image_auroc, pixel_auroc = table[model]
+    assert size == "32x32"
+    assert (int(epochs), float(seconds) < 60) == (1, True)
+    # Pairs of a bad and a good image, ordered or equal: a multiple of half a pair.
+    pairs = 2 * NUM_GOOD * NUM_BAD * float(image_auroc)
+    assert pairs == pytest.approx(round(pairs), abs=2 * NUM_GOOD * NUM_BAD * 6e-5)
+    assert 0 < float(pixel_auroc) < 1
