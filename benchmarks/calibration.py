@@ -18,8 +18,10 @@ from measuring import auroc, gflop, row, table, test_set
 from torch import Tensor
 
 from riad_anomalib import Riad
-from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS, anomaly_score, calibrate, mean_filter
-from riad_anomalib.models.riad.lightning_model import normal_images
+from riad_anomalib.components.calibration import calibrate
+from riad_anomalib.components.smoothing import anomaly_score, mean_filter
+from riad_anomalib.host.normal_images import normal_images
+from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS
 from riad_anomalib.models.riad.torch_model import RiadModel
 
 SHARES = (0.02, 0.04, 0.08, 0.16)

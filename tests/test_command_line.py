@@ -150,7 +150,7 @@ class Watch(Callback):
         with torch.no_grad():
             values = model.eval().model.dissimilarity_map(torch.stack([torch.as_tensor(item.image) for item in items]))
         head = next(model.model.network.head.parameters())
-        torch.save((head, values.mean(dim=0), model.model.normal_mean), f"trained{trainer.global_rank}.pt")
+        torch.save((head, values.mean(dim=0), model.model.calibration.normal_mean), f"trained{trainer.global_rank}.pt")
 
 if __name__ == "__main__":
     seed_everything(0)
