@@ -107,3 +107,49 @@ def reassemble(partial: list[Array], partition: NDArray[np.int64]) -> Array:
     for index in np.ndindex(whole.shape):
         whole[index] = partial[partition[index]][index]
     return whole
+
+
+def smooth(noise: Array, height: int, width: int, sigma: float) -> Array:
+    """White noise that lies evenly on the image, under a Gaussian, over its standard deviation at each pixel."""
+    step_down, step_right = height / noise.shape[0], width / noise.shape[1]
+    spread = np.zeros((height, width))
+    for row, column in np.ndindex(height, width):
+        total = squares = 0.0
+        for i, j in np.ndindex(noise.shape):
+            down = row + 0.5 - (i + 0.5) * step_down
+            right = column + 0.5 - (j + 0.5) * step_right
+            weight = np.exp(-(down**2 + right**2) / (2 * sigma**2))
+            total += weight * noise[i, j]
+            squares += weight**2
+        spread[row, column] = total / np.sqrt(squares)
+    return spread
+
+
+def soft_ellipse(centre: Array, half_axes: Array, angle: float, edge: Array) -> Array:
+    """[SSAE] Sec. 3.2, a shape mask for gluing smoothly: an ellipse that fades by 3t^2 - 2t^3."""
+    patch = np.zeros_like(edge)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    for index in np.ndindex(patch.shape):
+        radius = np.linalg.norm(turn @ (np.array(index) - centre) / half_axes) + 0.2 * edge[index]
+        inside = float(np.clip((1 - radius) / 0.3, 0, 1))
+        patch[index] = 3 * inside**2 - 2 * inside**3
+    return patch
+
+
+def mirrored(place: int, side: int) -> int:
+    """The pixel that is seen at a place beyond the border: ... b a | a b c | c b ..."""
+    place %= 2 * side
+    return min(place, 2 * side - 1 - place)
+
+
+def displace(image: Array, down: Array, right: Array) -> Array:
+    """[SSAE] Fig. 5, elastic deformation: bilinear interpolation at displaced places."""
+    height, width = image.shape
+    seen = np.zeros_like(image)
+    for row, column in np.ndindex(image.shape):
+        y, x = row + down[row, column], column + right[row, column]
+        top, left = int(np.floor(y)), int(np.floor(x))
+        for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+            weight = (1 - abs(y - r)) * (1 - abs(x - c))
+            seen[row, column] += weight * image[mirrored(r, height), mirrored(c, width)]
+    return seen
