@@ -6,15 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import whole_number
-
-
-def _convolution(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        # No bias: batch norm subtracts it again.
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+from .convolution import convolution
 
 
 class InpaintingUNet(nn.Module):
@@ -45,17 +37,17 @@ class InpaintingUNet(nn.Module):
         self.skip_connections = skip_connections
         widths = [base_width * factor for factor in (1, 2, 4, 8, 8)]
         self.encoder = nn.ModuleList(
-            [nn.Sequential(_convolution(channels, widths[0]), _convolution(widths[0], widths[0]))]
+            [nn.Sequential(convolution(channels, widths[0]), convolution(widths[0], widths[0]))]
         )
         self.upsamplers = nn.ModuleList()
         self.decoder = nn.ModuleList()
         for above, below in pairwise(widths):
-            self.encoder.append(nn.Sequential(_convolution(above, below, 4, stride=2), _convolution(below, below)))
+            self.encoder.append(nn.Sequential(convolution(above, below, 4, stride=2), convolution(below, below)))
         for below, above in pairwise(reversed(widths)):
             # CHOICE [RIAD] Fig. 4: norm and activation follow the two convolutions of a level, not the upsampling.
             self.upsamplers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1))
             seen = 2 * above if skip_connections else above
-            self.decoder.append(nn.Sequential(_convolution(seen, above), _convolution(above, above)))
+            self.decoder.append(nn.Sequential(convolution(seen, above), convolution(above, above)))
         self.head = nn.Conv2d(widths[0], channels, 3, padding=1)
         # Weights in this layout put the activations in it too; the results are the same, CPUs and GPUs are faster.
         self.to(memory_format=torch.channels_last)
