@@ -153,3 +153,20 @@ def displace(image: Array, down: Array, right: Array) -> Array:
             weight = (1 - abs(y - r)) * (1 - abs(x - c))
             seen[row, column] += weight * image[mirrored(r, height), mirrored(c, width)]
     return seen
+
+
+def avgmap(images: list[Array], normal: list[Array], smoothing_size: int, repeats: int, power: float) -> list[Array]:
+    """[SSAE] Eqs. 3, 13 and 14 on difference maps, with the average map relative to its own mean."""
+
+    def smooth(values: Array) -> Array:
+        for _ in range(repeats):
+            values = mean_filter(values, smoothing_size)
+        return values
+
+    average = sum(map(smooth, normal), np.zeros_like(normal[0])) / len(normal)
+    typical = average.sum() / average.size
+    maps = [smooth(image) for image in images]
+    for values in maps:
+        for index in np.ndindex(values.shape):
+            values[index] *= (1 - average[index] / (average[index] + typical)) ** power
+    return maps

@@ -1,12 +1,15 @@
-"""What normal images look like, and maps relative to it. Not in [RIAD]; docs/calibration.md says what it gains."""
+"""What normal images look like, and maps relative to it: docs/calibration.md, which no paper has, and [SSAE] Eq. 14."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import finite_number
+
 CALIBRATIONS = ("none", "pixel")
-"""What ``calibration`` takes."""
+"""What ``calibration`` takes unless a model says otherwise."""
 
 _TINY = 1e-12
 
@@ -28,8 +31,30 @@ def calibrate(values_map: Tensor, normal_mean: Tensor, normal_std: Tensor) -> Te
         Calibrated dissimilarity, ``(N, 1, H, W)``.
     """
     # Where no normal image varies at all, s is 0: the guard makes that weight 1 and changes no other.
-    typical_std = normal_std.mean().clamp(min=_TINY)
+    typical_std = normal_std.mean(dim=(-2, -1), keepdim=True).clamp(min=_TINY)
     return (values_map - normal_mean).clamp(min=0) * (typical_std / (normal_std + typical_std))
+
+
+def attenuate(smoothed_map: Tensor, average_map: Tensor, power: float) -> Tensor:
+    """Weigh a map down where normal images' maps are bright (avgmap of [SSAE] Eqs. 13 and 14).
+
+    map * (1 - a / (a + mean a))^t, with a the average map: a half, for t = 1, where a has its mean.
+
+    Convention: never above the map; the map itself where normal images differ nowhere from their reconstructions.
+
+    Args:
+        smoothed_map: Anomaly map, ``(N, 1, H, W)``.
+        average_map: Mean a of such maps over normal images, at least 0, ``(1, H, W)``.
+        power: Power t, greater than 0.
+
+    Returns:
+        Attenuated map, ``(N, 1, H, W)``.
+    """
+    # DEVIATES [SSAE] Eq. 13: the paper holds normal images out for the average; here they are 40 that it trained on.
+    # DEVIATES [SSAE] Eq. 14: the paper's weight is (1 - a)^t. Squared differences of normal images are a few hundredths
+    # at most, so that weight is 1 everywhere; relative to their mean it does what the paper says it is for.
+    typical = average_map.mean(dim=(-2, -1), keepdim=True).clamp(min=_TINY)
+    return smoothed_map * (typical / (average_map + typical)) ** power
 
 
 class Calibration(nn.Module):
@@ -38,21 +63,28 @@ class Calibration(nn.Module):
     The statistics are part of the state, with the shape that they have there; empty until they are gathered.
 
     Args:
-        kind: ``"none"``, which changes nothing and needs no statistics, or ``"pixel"`` for :func:`calibrate`.
+        kind: ``"none"``, which changes nothing and needs no statistics, ``"pixel"`` for :func:`calibrate`, or
+            ``"avgmap"`` for :func:`attenuate`.
+        kinds: Those that the model has.
+        avgmap_power: Power t of ``"avgmap"``.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If the model has no such kind, or the power is not positive.
     """
 
     normal_mean: Tensor
     normal_std: Tensor
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, kinds: Sequence[str] = CALIBRATIONS, avgmap_power: float = 1.0) -> None:
         super().__init__()
-        if kind not in CALIBRATIONS:
-            msg = f"calibration is {kind!r}: choose one of {list(CALIBRATIONS)}"
+        if kind not in kinds:
+            msg = f"calibration is {kind!r}: choose one of {list(kinds)}"
+            raise ValueError(msg)
+        if finite_number("avgmap_power", avgmap_power) <= 0:
+            msg = f"avgmap_power is {avgmap_power}: it must be greater than 0; calibration 'none' switches it off"
             raise ValueError(msg)
         self.kind = kind
+        self.avgmap_power = avgmap_power
         for name in ("normal_mean", "normal_std"):
             self.register_buffer(name, torch.empty(0))
 
@@ -65,8 +97,8 @@ class Calibration(nn.Module):
         """Take over what normal images look like.
 
         Args:
-            normal_mean: Mean of the dissimilarity over normal images, ``(1, H, W)``.
-            normal_std: Its standard deviation, ``(1, H, W)``.
+            normal_mean: Mean of the dissimilarity over normal images, ``(1, H, W)``, or one for each map of an image.
+            normal_std: Its standard deviation, of the same shape.
         """
         device = self.normal_mean.device
         self.normal_mean, self.normal_std = normal_mean.to(device), normal_std.to(device)
@@ -76,7 +108,7 @@ class Calibration(nn.Module):
         self.set_statistics(torch.empty(0), torch.empty(0))
 
     def forward(self, values_map: Tensor) -> Tensor:
-        """Return the map relative to normal images.
+        """Return the map relative to normal images: what is done before smoothing.
 
         Args:
             values_map: Dissimilarity, ``(N, 1, H, W)``.
@@ -84,15 +116,33 @@ class Calibration(nn.Module):
         Raises:
             ValueError: If statistics are needed and have not been gathered.
         """
-        if not self.needs_statistics:
+        if self.kind != "pixel":
             return values_map
+        self._check_gathered()
+        return calibrate(values_map, self.normal_mean, self.normal_std)
+
+    def after_smoothing(self, smoothed_map: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the smoothed map relative to normal images: what is done after smoothing.
+
+        Args:
+            smoothed_map: Anomaly map, ``(N, 1, H, W)``.
+            smooth: How maps are smoothed, normal images' too.
+
+        Raises:
+            ValueError: If statistics are needed and have not been gathered.
+        """
+        if self.kind != "avgmap":
+            return smoothed_map
+        self._check_gathered()
+        return attenuate(smoothed_map, smooth(self.normal_mean.unsqueeze(0)).squeeze(0), self.avgmap_power)
+
+    def _check_gathered(self) -> None:
         if self.normal_mean.numel() == 0:
             msg = (
                 f"calibration is {self.kind!r}, but the statistics of normal images are missing: they are gathered "
                 "before each validation of a training; train with validation, or load a checkpoint of such a training"
             )
             raise ValueError(msg)
-        return calibrate(values_map, self.normal_mean, self.normal_std)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         for name, buffer in list(self.named_buffers()):

@@ -1,4 +1,4 @@
-"""Smoothing of anomaly maps and the image's score ([RIAD] Eqs. 8 and 10)."""
+"""Smoothing of anomaly maps and the image's score ([RIAD] Eqs. 8 and 10, [SSAE] Eq. 3)."""
 
 from numbers import Integral
 
@@ -39,26 +39,29 @@ def window_size(smoothing_size: float, image_size: tuple[int, int]) -> int:
     return 2 * round((smoothing_size * min(image_size) - 1) / 2) + 1
 
 
-def mean_filter(values_map: Tensor, size: int) -> Tensor:
-    """Average each pixel's surroundings (f_{s_f x s_f} of [RIAD] Eq. 8).
+def mean_filter(values_map: Tensor, size: int, repeats: int = 1) -> Tensor:
+    """Average each pixel's surroundings (f_{s_f x s_f} of [RIAD] Eq. 8), again and again (G_k^n of [SSAE] Eq. 3).
 
     Convention: at the border the mean is over the part of the window that lies on the image, so that a uniform map
     stays uniform. Zero padding would darken the border, reflection would count pixels twice.
 
     Args:
-        values_map: Batch of maps, ``(N, 1, H, W)``.
+        values_map: Batch of maps, ``(N, C, H, W)``, each by itself.
         size: Side length of the window in pixels, odd.
+        repeats: How often, n; 0 leaves the maps as they are.
 
     Returns:
-        Smoothed maps, ``(N, 1, H, W)``.
+        Smoothed maps, ``(N, C, H, W)``.
     """
     # CHOICE [RIAD] Eq. 8: the border is left open; only pixels of the image count.
     # The paper filters each region size's similarity and then subtracts from 1. All of that is linear: filtering the
     # mean dissimilarity gives the same map for a K-th of the work, and an exact 0 for a perfect reconstruction.
     # Two passes of `size` values instead of one of `size` squared: a square window's mean is separable.
     pad = size // 2
-    rows = F.avg_pool2d(values_map, (1, size), stride=1, padding=(0, pad), count_include_pad=False)
-    return F.avg_pool2d(rows, (size, 1), stride=1, padding=(pad, 0), count_include_pad=False)
+    for _ in range(repeats):
+        rows = F.avg_pool2d(values_map, (1, size), stride=1, padding=(0, pad), count_include_pad=False)
+        values_map = F.avg_pool2d(rows, (size, 1), stride=1, padding=(pad, 0), count_include_pad=False)
+    return values_map
 
 
 def anomaly_score(values_map: Tensor) -> Tensor:
@@ -71,3 +74,15 @@ def anomaly_score(values_map: Tensor) -> Tensor:
         Score, ``(N,)``.
     """
     return values_map.amax(dim=(1, 2, 3))
+
+
+def mean_score(values_map: Tensor) -> Tensor:
+    """Return each image's score as the mean of its anomaly map: [SSAE] Sec. 3.1's sum over the number of pixels.
+
+    Args:
+        values_map: Anomaly map, ``(N, 1, H, W)``.
+
+    Returns:
+        Score, ``(N,)``.
+    """
+    return values_map.mean(dim=(1, 2, 3))

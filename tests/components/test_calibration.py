@@ -1,9 +1,12 @@
 from typing import Any
 
+import numpy as np
 import pytest
+import reference
 import torch
 
-from riad_anomalib.components.calibration import Calibration, calibrate
+from riad_anomalib.components.calibration import CALIBRATIONS, Calibration, attenuate, calibrate
+from riad_anomalib.components.smoothing import mean_filter
 
 
 def test_calibration_by_hand() -> None:
@@ -57,6 +60,55 @@ def test_statistics_of_any_size_come_with_the_state_and_are_forgotten_with_the_s
     assert not torch.equal(calibration(values), values)
     calibration.load_state_dict(other.state_dict())
     assert calibration.normal_mean.numel() == 0
+
+
+def test_attenuation_by_hand() -> None:
+    """The mean of a is 0.2; weights 0.2 / 0.3 and 0.2 / 0.5, to the power of 1 and 2."""
+    average = torch.tensor([[[0.1, 0.3]]])
+    values = torch.tensor([[[[0.3, 0.5]]], [[[0.0, 1.0]]]])
+    torch.testing.assert_close(attenuate(values, average, 1), torch.tensor([[[[0.2, 0.2]]], [[[0.0, 0.4]]]]))
+    torch.testing.assert_close(attenuate(values, average, 2.0), torch.tensor([[[[0.4 / 3, 0.08]]], [[[0.0, 0.16]]]]))
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_avgmap_agrees_with_the_slow_loop(power: float) -> None:
+    torch.manual_seed(0)
+    values, normal = torch.rand(2, 1, 12, 16, dtype=torch.float64), torch.rand(5, 1, 12, 16, dtype=torch.float64)
+    calibration = Calibration("avgmap", (*CALIBRATIONS, "avgmap"), power)
+    calibration.set_statistics(normal.mean(dim=0), normal.std(dim=0))
+    result = calibration.after_smoothing(mean_filter(values, 3, 2), lambda maps: mean_filter(maps, 3, 2))
+    expected = reference.avgmap(
+        [image[0].numpy() for image in values], [image[0].numpy() for image in normal], 3, 2, power
+    )
+    np.testing.assert_allclose(result[:, 0].numpy(), expected)
+    assert torch.equal(calibration(values), values)
+
+
+def test_avgmap_leaves_maps_alone_where_normal_images_are_repaired_perfectly() -> None:
+    values = torch.rand(2, 1, 4, 6)
+    assert torch.equal(attenuate(values, torch.zeros(1, 4, 6), 2), values)
+
+
+def test_each_of_several_maps_of_an_image_has_statistics_of_its_own() -> None:
+    torch.manual_seed(0)
+    values, mean, std = torch.rand(3, 2, 4, 6), torch.rand(2, 4, 6), torch.rand(2, 4, 6)
+    for index, one in enumerate(values.split(1, dim=1)):
+        own = slice(index, index + 1)
+        torch.testing.assert_close(calibrate(values, mean, std)[:, own], calibrate(one, mean[own], std[own]))
+        torch.testing.assert_close(attenuate(values, mean, 1)[:, own], attenuate(one, mean[own], 1))
+
+
+@pytest.mark.parametrize("kind", ["pixel", "avgmap"])
+def test_statistics_that_are_missing_are_said_to_be_missing(kind: str) -> None:
+    calibration = Calibration(kind, (*CALIBRATIONS, "avgmap"))
+    with pytest.raises(ValueError, match=f"calibration is '{kind}', but the statistics of normal images are missing"):
+        calibration.after_smoothing(calibration(torch.rand(1, 1, 4, 6)), lambda maps: maps)
+
+
+@pytest.mark.parametrize("power", [0, -1.0, float("nan")])
+def test_a_power_that_is_not_positive_is_refused(power: float) -> None:
+    with pytest.raises(ValueError, match=r"avgmap_power is .*: it must be"):
+        Calibration("none", avgmap_power=power)
 
 
 def test_without_calibration_a_map_stays_as_it_is() -> None:

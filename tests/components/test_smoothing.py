@@ -3,7 +3,7 @@ import pytest
 import reference
 import torch
 
-from riad_anomalib.components.smoothing import check_smoothing_size, mean_filter, window_size
+from riad_anomalib.components.smoothing import check_smoothing_size, mean_filter, mean_score, window_size
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 21])
@@ -13,6 +13,21 @@ def test_the_mean_filter_agrees_with_the_slow_loop(size: int) -> None:
     np.testing.assert_allclose(
         mean_filter(values, size)[0, 0].numpy(), reference.mean_filter(values[0, 0].numpy(), size)
     )
+
+
+@pytest.mark.parametrize("repeats", [0, 1, 3])
+def test_the_filter_is_applied_again_to_what_it_made(repeats: int) -> None:
+    torch.manual_seed(0)
+    values = torch.rand(2, 2, 16, 24, dtype=torch.float64)
+    for i, j in np.ndindex(2, 2):
+        expected = values[i, j].numpy()
+        for _ in range(repeats):
+            expected = reference.mean_filter(expected, 5)
+        np.testing.assert_allclose(mean_filter(values, 5, repeats)[i, j].numpy(), expected)
+
+
+def test_the_mean_score_by_hand() -> None:
+    assert mean_score(torch.tensor([[[[0.0, 0.25], [0.25, 0.5]]], [[[1.0, 0.0], [0.0, 0.0]]]])).tolist() == [0.25, 0.25]
 
 
 def test_the_mean_filter_leaves_a_uniform_map_as_it_is() -> None:
