@@ -1,4 +1,4 @@
-"""Models of anomalib that detect anomalies by what they cannot reconstruct; RIAD, reconstruction by inpainting.
+"""Models of anomalib that detect anomalies by what they cannot reconstruct: RIAD, by inpainting; SSAE, by filtering.
 
 The public names are loaded when they are first used, because PyTorch loads :mod:`riad_anomalib.plugin` at the end of
 its own import, and with it this module.
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .models.riad import Riad as Riad
     from .models.riad import RiadLoss as RiadLoss
     from .models.riad import RiadModel as RiadModel
+    from .models.ssae import Ssae as Ssae
+    from .models.ssae import SsaeLoss as SsaeLoss
+    from .models.ssae import SsaeModel as SsaeModel
 
 _modules = {model + part: module for model, module in MODELS.items() for part in ("", "Loss", "Model")}
 _modules["ReconstructionVisualizer"] = "riad_anomalib.host"

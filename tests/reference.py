@@ -170,3 +170,17 @@ def avgmap(images: list[Array], normal: list[Array], smoothing_size: int, repeat
         for index in np.ndindex(values.shape):
             values[index] *= (1 - average[index] / (average[index] + typical)) ** power
     return maps
+
+
+def ssae_terms(objective: str, reconstruction: Array, image: Array, corrupted: Array, replaced: Array) -> list[float]:
+    """[SSAE] Eqs. 1 and 4 for one image, ``(C, H, W)``: the normal and the corrupted term, and that of copying."""
+    sums, weights = np.zeros(3), np.zeros(3)
+    for channel, row, column in np.ndindex(image.shape):
+        place = channel, row, column
+        mask = replaced[row, column]
+        weight = mask if objective == "filter" else abs(corrupted[place] - image[place])
+        error, copied = reconstruction[place] - image[place], corrupted[place] - image[place]
+        for index, (w, e) in enumerate(((1 - mask, error), (weight, error), (weight, copied))):
+            sums[index] += (w * e) ** 2
+            weights[index] += w
+    return [float(total / max(weight, 1)) for total, weight in zip(sums, weights, strict=True)]

@@ -1,5 +1,6 @@
 """Checks of what a user gave: refused by name, before arithmetic or a network fails with an error of its own."""
 
+from collections.abc import Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -29,6 +30,18 @@ def finite_number(name: str, value: Any) -> float:  # noqa: ANN401
         msg = f"{name} is {value!r}: it must be a finite number"
         raise ValueError(msg)
     return value  # type: ignore[return-value]  # a Real
+
+
+def plain_list(name: str, value: Any, example: str) -> list[Any]:  # noqa: ANN401
+    """Return a list or tuple, OmegaConf's too, which comes from YAML, as a list that checkpoints can hold.
+
+    Raises:
+        ValueError: If it is anything else; text is no list of letters.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        msg = f"{name} is {value!r}: give a list, for example {example}"
+        raise ValueError(msg)
+    return list(value)
 
 
 def check_images(image: Tensor, channels: int, image_size: tuple[int, int]) -> None:

@@ -3,9 +3,9 @@
 Nothing here knows a model. :class:`HostMixin` hangs these modules' functions into Lightning's and anomalib's hooks.
 """
 
-from .length import step_schedule
+from .length import progress, step_schedule
 from .module import HostMixin
 from .pre_processing import height_and_width
 from .visualizer import ReconstructionVisualizer
 
-__all__ = ["HostMixin", "ReconstructionVisualizer", "height_and_width", "step_schedule"]
+__all__ = ["HostMixin", "ReconstructionVisualizer", "height_and_width", "progress", "step_schedule"]

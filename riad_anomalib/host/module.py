@@ -49,7 +49,11 @@ class TorchModel(Protocol):
         """Take images of another size from now on; forget the statistics of normal images."""
 
     def dissimilarity_map(self, image: Tensor) -> Tensor:
-        """Return the map that calibration is for, ``(N, 1, H, W)``, of a batch in [0, 1], ``(N, C, H, W)``."""
+        """Return the map that calibration is for, or several of them, of a batch in [0, 1], ``(N, C, H, W)``.
+
+        Returns:
+            ``(N, 1, H, W)``, or ``(N, M, H, W)``.
+        """
 
 
 class HostMixin(Module):

@@ -2,8 +2,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from riad_anomalib.components.arguments import finite_number, whole_number
+from riad_anomalib.components.arguments import finite_number, plain_list, whole_number
 
 
 def test_numbers_pass_and_whole_ones_become_plain() -> None:
@@ -11,6 +12,18 @@ def test_numbers_pass_and_whole_ones_become_plain() -> None:
     assert type(whole_number("n", np.int64(3))) is int
     assert finite_number("x", 0.5) == 0.5
     assert type(finite_number("x", 2)) is int
+
+
+def test_lists_become_plain() -> None:
+    for value in ([1, 2], (1, 2), OmegaConf.create([1, 2])):
+        assert plain_list("x", value, "[1]") == [1, 2]
+        assert type(plain_list("x", value, "[1]")) is list
+
+
+@pytest.mark.parametrize("value", ["ab", 1, None, {"a": 1}])
+def test_what_is_no_list_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^x is .*: give a list, for example \['a'\]$"):
+        plain_list("x", value, "['a']")
 
 
 @pytest.mark.parametrize("value", [True, 2.5, 2.0, float("nan"), "2", None, [2]])

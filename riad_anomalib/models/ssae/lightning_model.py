@@ -1,0 +1,179 @@
+"""SSAE as a model of anomalib."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from anomalib.data import ImageBatch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Adam
+
+from riad_anomalib.components.arguments import finite_number, plain_list, whole_number
+from riad_anomalib.components.corruption import augment, check_augmentation, check_corruptions, corrupt, random_crop
+from riad_anomalib.components.sdc import STRIDE
+from riad_anomalib.host import HostMixin, height_and_width, progress, step_schedule
+
+from .loss import SsaeLoss
+from .torch_model import SsaeModel
+
+# CHOICE [SSAE] Sec. 4.1: the paper gives the learning rate that training starts with; that it drops is RIAD's recipe.
+LR_DROP_AT = 5 / 6
+"""Share of training after which the learning rate drops to a tenth."""
+
+
+class Ssae(HostMixin, AnomalibModule):
+    """Self-supervised filtering auto-encoder ([SSAE], Bauer et al. 2022).
+
+    Parts of normal images are deformed, and an auto-encoder learns to undo that and nothing else. Images are then taken
+    as they are, in one pass, and what the network changed is the anomaly map. Trained on normal images only. The
+    defaults are the paper's, where it gives any; without a given length, training takes 300 epochs.
+
+    Args:
+        objective: ``"filter"`` repairs what is anomalous (Eq. 1), ``"amplify"`` spoils it further (Eq. 4),
+            ``"ensemble"`` is a network for each, with the pixel-wise maximum of their maps, at twice the cost.
+        corrupted_weight: Weight lambda in [0, 1] of what was corrupted; what was not has the rest.
+        corruptions: How parts are corrupted, a list of ``"elastic"``, ``"occlusion"``, ``"zeros"`` and ``"rotation"``.
+        num_patches: Most deformed patches of an image.
+        brightness: Greatest change of a patch's brightness, in [0, 1].
+        augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
+        crop_scales: Shares of the image's sides that training sees, each for an equal part of it, in order.
+        score_function: How image and reconstruction are compared: ``"squared"`` or ``"ssim"``.
+        smoothing_size: Side length k of the mean filter over the anomaly map: an odd number of pixels, or a share of
+            the image's shorter side in (0, 1); 0.04 is 21 pixels at 512, 11 at 256, 5 at 128.
+        smoothing_repeats: How often n the map is filtered.
+        image_score: The image's score: the ``"mean"`` of its map (paper) or the ``"max"``, which sees small defects.
+        calibration: ``"none"``, ``"avgmap"`` (the paper's for objects: where normal images' maps are bright counts
+            less), or ``"pixel"``: what exceeds the mean of 40 training images at that pixel, the more the less they
+            vary there. Gathered before every validation of a training.
+        avgmap_power: Power t of ``"avgmap"``.
+        base_width: Channels b of the network's first level. Half the width costs a quarter.
+        kernel_size: Side length f of the dilated kernels, 3 or 5 in the paper.
+        dilations: Dilations of the network's parallel convolutions; those of an eighth of the image's side or more
+            reach nothing.
+        lr: Learning rate of Adam; a tenth of it for the last sixth of training.
+        image_size: Height and width that images are resized to, multiples of 8. A ``pre_processor`` that resizes wins
+            over it.
+        pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
+            network's output is in [0, 1]).
+        post_processor: Post-processor, or whether to use anomalib's default.
+        evaluator: Evaluator, or whether to use anomalib's default.
+        visualizer: Visualizer, or whether to use anomalib's default.
+
+    Raises:
+        ValueError: If an argument is out of range or the sizes do not fit each other.
+    """
+
+    default_epochs = 300  # CHOICE [SSAE] Sec. 4.1: the paper gives no length; this is RIAD's.
+    network_arguments = ("objective", "base_width", "kernel_size", "dilations")
+    scoring_arguments = (
+        "score_function",
+        "smoothing_size",
+        "smoothing_repeats",
+        "image_score",
+        "calibration",
+        "avgmap_power",
+    )
+    model: SsaeModel
+    loss: SsaeLoss
+
+    def __init__(
+        self,
+        objective: str = "filter",
+        corrupted_weight: float = 0.5,
+        corruptions: Sequence[str] = ("elastic",),
+        num_patches: int = 1,
+        brightness: float = 0.2,
+        augmentation: str = "none",
+        crop_scales: Sequence[float] = (0.5, 0.75, 1.0),
+        score_function: str = "squared",
+        # CHOICE [SSAE] Eq. 3: k and n are left open, as is the power t of Eq. 14.
+        smoothing_size: int | float = 0.04,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
+        smoothing_repeats: int = 3,
+        image_score: str = "mean",
+        calibration: str = "none",
+        avgmap_power: float = 1.0,
+        base_width: int = 64,
+        kernel_size: int = 3,
+        dilations: Sequence[int] = (1, 2, 4, 8, 16, 32),
+        lr: float = 1e-4,
+        image_size: tuple[int, int] = (512, 512),
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
+        corruptions = plain_list("corruptions", corruptions, "['elastic']")
+        check_corruptions(corruptions, num_patches, brightness)
+        crop_scales = plain_list("crop_scales", crop_scales, "[0.5, 0.75, 1], or [1] for whole images")
+        if not crop_scales or not all(0 < finite_number("crop_scales", scale) <= 1 for scale in crop_scales):
+            msg = f"crop_scales is {crop_scales}: give shares of the image's sides in (0, 1], or [1] for whole images"
+            raise ValueError(msg)
+        dilations = [whole_number("dilations", d) for d in plain_list("dilations", dilations, "[1, 2, 4, 8]")]
+        image_size = height_and_width(image_size)
+        if finite_number("lr", lr) <= 0:
+            msg = f"lr is {lr}: it must be a positive number, the paper's is 1e-4"
+            raise ValueError(msg)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        image_size = self.adopt_pre_processor(pre_processor, image_size)
+        check_augmentation(augmentation, image_size, corruptions)
+        self.corruptions = corruptions
+        self.num_patches = num_patches
+        self.brightness = brightness
+        self.augmentation = augmentation
+        self.crop_scales = crop_scales
+        self.lr = lr
+        self.model = SsaeModel(
+            channels=3,  # anomalib reads every file, grey ones too, as RGB
+            image_size=image_size,
+            objective=objective,
+            base_width=base_width,
+            kernel_size=kernel_size,
+            dilations=dilations,
+            score_function=score_function,
+            image_score=image_score,
+            smoothing_size=smoothing_size,
+            smoothing_repeats=smoothing_repeats,
+            calibration=calibration,
+            avgmap_power=avgmap_power,
+        )
+        self.loss = SsaeLoss(objective, corrupted_weight)
+
+    @property
+    def crop_scale(self) -> float:
+        """Share of the image's sides that training sees now ([SSAE] Sec. 3.2)."""
+        # CHOICE [SSAE] Sec. 3.2: which sizes, and when they grow, is left open.
+        share = progress(self.trainer, self.global_step) if self._trainer else 0.0
+        scale: float = self.crop_scales[min(int(share * len(self.crop_scales)), len(self.crop_scales) - 1)]
+        return scale
+
+    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Corrupt a batch of normal images, repair it, and compare with what it was ([SSAE] Secs. 3.1 and 3.2)."""
+        del args, kwargs
+        image: Tensor = batch.image  # type: ignore[assignment]
+        image = random_crop(augment(image, self.augmentation), self.crop_scale, STRIDE)
+        corrupted, replaced = corrupt(image, self.corruptions, self.num_patches, self.brightness)
+        terms = self.loss.terms(self.model(corrupted), image, corrupted, replaced)
+        loss = self.loss.weigh(terms)
+        logged = {
+            f"train_{name}" if len(values) == 1 else f"train_{objective}_{name}": value
+            for name, values in terms.items()
+            for objective, value in zip(self.loss.objectives, values.detach(), strict=True)
+        }
+        self.log_dict(logged, on_epoch=True, batch_size=len(image), sync_dist=True)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, batch_size=len(image), sync_dist=True)
+        return {"loss": loss}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam; the learning rate drops to a tenth after 5/6 of training, however long that is."""
+        return step_schedule(self, Adam(self.model.parameters(), lr=self.lr), LR_DROP_AT)
