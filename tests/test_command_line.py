@@ -18,7 +18,8 @@ import torch
 import yaml
 from anomalib.deploy import OpenVINOInferencer
 
-from riad_anomalib import Riad
+from riad_anomalib import Riad, Ssae
+from riad_anomalib.registry import alias
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = "--model.image_size [32,48] --model.base_width 4 --model.region_sizes [2,8]"
@@ -138,7 +139,8 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
-from riad_anomalib import Riad
+from riad_anomalib import Riad, Ssae
+from riad_anomalib.registry import alias
 
 class Watch(Callback):
     def on_train_start(self, trainer, model):
@@ -184,7 +186,7 @@ def test_two_processes_train_and_calibrate_one_network(workplace: Path, tmp_path
     torch.testing.assert_close(mean, expected)
 
 
-@pytest.mark.parametrize("name", ["riad", "riad_small", "riad_fast", "demo"])
+@pytest.mark.parametrize("name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "demo"])
 def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) -> None:
     data = "" if name == "demo" else f"--data {CONFIGS}/mvtec_ad.yaml"
     # The paper's width takes seconds a step here: the step is real, the network narrow.
@@ -221,9 +223,12 @@ def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path
     assert len(list((tmp_path / "inspected").rglob("*.jpg"))) == 4
 
 
-def test_the_papers_recipe_is_the_default() -> None:
-    given: dict[str, Any] = yaml.safe_load((CONFIGS / "riad.yaml").read_text())["model"]["init_args"]
-    defaults = dict(Riad().hparams)
+@pytest.mark.parametrize("model", [Riad, Ssae])
+def test_the_papers_recipe_is_the_default(model: type[Any]) -> None:
+    given: dict[str, Any] = yaml.safe_load((CONFIGS / f"{alias(model.__name__)}.yaml").read_text())["model"][
+        "init_args"
+    ]
+    defaults = dict(model().hparams)
     assert given == {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 

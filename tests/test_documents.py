@@ -12,13 +12,16 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 import riad_anomalib
-from riad_anomalib import Riad, demo_data
+from riad_anomalib import demo_data
+from riad_anomalib.plugin import MODELS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/RESULTS.md"
 GUIDES = [ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [*GUIDES, RESULTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-README, CARD = (path.read_text(encoding="utf-8") for path in GUIDES[:2])
+README = GUIDES[0].read_text(encoding="utf-8")
+CARDS = {"RIAD": ROOT / "MODEL_CARD.md", "SSAE": ROOT / "docs/ssae.md"}
+"""A page for each model, by the key of its paper."""
 
 # What is measured, unlike "2.7", "3 sets" or "256x256": three digits with a point, a unit behind, or a cell of its own.
 FIGURE = re.compile(
@@ -85,7 +88,8 @@ def test_options_that_documents_print_exist() -> None:
         for option in re.findall(r"--[a-z][\w-]*", arguments):
             assert f'"{option}"' in (ROOT / script).read_text(), (script, option)
     named = set(re.findall(r"--model\.(\w+)", text)) - {"help"}
-    assert {"base_width", "calibration"} <= named <= set(inspect.signature(Riad).parameters)
+    known = {name for model in MODELS for name in inspect.signature(getattr(riad_anomalib, model)).parameters}
+    assert {"base_width", "calibration"} <= named <= known
 
 
 def test_a_key_of_the_literature_is_defined_once() -> None:
@@ -95,11 +99,16 @@ def test_a_key_of_the_literature_is_defined_once() -> None:
     assert sorted(used) == sorted(re.findall(r"^- \[(\w+)\] ", README, flags=re.MULTILINE))
 
 
-def test_the_model_card_lists_every_mark_in_the_code() -> None:
-    mark = re.compile(r"(?:DEVIATES|CHOICE) \[RIAD\] (?:Sec\.|Eq\.|Alg\.|Fig\.) [\d.]*\d")
+@pytest.mark.parametrize("key", CARDS)
+def test_the_model_card_lists_every_mark_in_the_code(key: str) -> None:
+    mark = re.compile(rf"(?:DEVIATES|CHOICE) \[{key}\] (?:Sec\.|Eq\.|Alg\.|Fig\.) [\d.]*\d")
     code = [found for path in (ROOT / "riad_anomalib").rglob("*.py") for found in mark.findall(path.read_text())]
-    assert sorted(code) == sorted(mark.findall(CARD))
+    assert sorted(code) == sorted(mark.findall(CARDS[key].read_text(encoding="utf-8")))
     assert len(code) > 0
+
+
+def test_every_model_has_a_card() -> None:
+    assert sorted(CARDS) == sorted(model.upper() for model in MODELS)
 
 
 def test_every_config_is_listed_once_with_what_it_is_for() -> None:
