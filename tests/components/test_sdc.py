@@ -89,6 +89,19 @@ def test_a_dilation_of_the_features_side_uses_the_centre_of_its_kernel_alone(dil
     assert torch.equal(stack(features), before) != matters
 
 
+@pytest.mark.parametrize("dilations", [(1, 2, 4, 8), PAPER])
+def test_an_untrained_block_hands_its_features_on(dilations: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    width = 8
+    stack = StackedDilatedConvolutions(4 * width, width, 3, dilations).train()
+    features = torch.rand(2, 4 * width, 16, 16)
+    handed_on = stack(features)
+    channels = [channel % (4 * width) for channel in range(width * len(dilations))]
+    for channel, source in enumerate(channels):
+        both = torch.stack([handed_on[:, channel].flatten(), features[:, source].flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.3
+
+
 def test_dilations_that_fit_bring_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_image_size((512, 512), PAPER)
