@@ -139,8 +139,7 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
-from riad_anomalib import Riad, Ssae
-from riad_anomalib.registry import alias
+from riad_anomalib import Riad
 
 class Watch(Callback):
     def on_train_start(self, trainer, model):
