@@ -57,7 +57,8 @@ class StackedDilatedConvolutions(nn.Module):
         self.dilated = nn.ModuleList(convolution(in_channels, width, kernel_size, dilation=d) for d in dilations)
         self.mixed = convolution(width * len(dilations), width * len(dilations))
         # CHOICE [SSAE] Sec. 4.1: initial weights are left open. Beside what is drawn for them, every convolution begins
-        # by handing a channel on. Eight in a row, drawn at random, leave a fine texture a grey blur for a long time.
+        # by handing a channel on, and batch norm (below) by shifting it to where ReLU lets most of it pass. Without
+        # both, eight convolutions in a row leave a fine texture a grey blur for a long time.
         for index, dilated in enumerate(self.dilated):
             _hand_on(dilated, first_channel=index * width)
         _hand_on(self.mixed, first_channel=0)
@@ -130,6 +131,9 @@ class FilteringAutoEncoder(nn.Module):
             before = width
         self.encoder, self.blocks, self.decoder = (nn.Sequential(*part) for part in (encoder, blocks, decoder))
         self.head = nn.Conv2d(base_width, channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.bias)
         # Weights in this layout put the activations in it too; the results are the same, CPUs and GPUs are faster.
         self.to(memory_format=torch.channels_last)
 
