@@ -140,11 +140,7 @@ class ModelContract(Contract):
 
     @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO warn about themselves
     def test_onnx_and_openvino_score_like_torch(self, tmp_path: Path) -> None:
-        self.check_export(tmp_path)
-
-    @pytest.mark.filterwarnings("ignore")  # as above
-    def test_a_calibrated_model_exports(self, tmp_path: Path) -> None:
-        self.check_export(tmp_path, calibration="pixel")
+        self.check_export(tmp_path, calibration="pixel")  # all that there is to export
 
     def check_export(self, tmp_path: Path, **arguments: Any) -> None:
         model, images = self.build(post_processor=False, **arguments), self.images(8)

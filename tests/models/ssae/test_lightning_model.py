@@ -55,11 +55,15 @@ class TestSsae(ModelContract, EngineContract):
             assert float(row["train_loss_step"]) == pytest.approx((normal + corrupted) / 2)
             assert copied > 0
 
-    @pytest.mark.parametrize("objective", ["amplify", "ensemble"])
     @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO warn about themselves
-    def test_the_other_objectives_and_every_score_export(self, objective: str, tmp_path: Path) -> None:
+    def test_both_objectives_and_every_score_export(self, tmp_path: Path) -> None:
         self.check_export(
-            tmp_path, objective=objective, score_function="ssim", image_score="max", calibration="avgmap", kernel_size=5
+            tmp_path,
+            objective="ensemble",
+            score_function="ssim",
+            image_score="max",
+            calibration="avgmap",
+            kernel_size=5,
         )
 
 
