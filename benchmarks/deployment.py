@@ -2,12 +2,15 @@
 
     python benchmarks/deployment.py --checkpoint model.ckpt --root datasets/MVTecAD/grid      # parity and AUROC
     python benchmarks/deployment.py --base-width 64 --image-size 256 --beside                 # time and memory
+    python benchmarks/deployment.py --config configs/riad_small.yaml configs/ssae_small.yaml  # of several models
 
-With a checkpoint and a folder in MVTec AD's layout: the trained model on its test images. Without: untrained networks
-on noise, whose time and memory are the same. Every row of times is measured in a process of its own.
+With a checkpoint of any of the package's models and a folder in MVTec AD's layout: the trained model on its test
+images. Without: untrained networks on noise, whose time and memory are the same, RIAD of some widths or what files
+describe. Every row of times is measured in a process of its own.
 """
 
 import argparse
+import inspect
 import statistics
 import tempfile
 import time
@@ -115,40 +118,67 @@ def print_parity(rows: dict[str, tuple[Path, str]], images: Array) -> None:
         print(row([name, *cells]))
 
 
+def load(checkpoint: Path) -> Any:  # noqa: ANN401
+    """Return the model of a checkpoint, which knows its arguments but not its name."""
+    import torch
+
+    import riad_anomalib
+    from riad_anomalib.plugin import MODELS
+
+    given = set(torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"])
+    classes = [getattr(riad_anomalib, name) for name in MODELS]
+    (model_class,) = [each for each in classes if given <= set(inspect.signature(each).parameters)]
+    return model_class.load_from_checkpoint(checkpoint, map_location="cpu")
+
+
+def untrained(arguments: argparse.Namespace, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the models to measure without a checkpoint, by name."""
+    from anomalib.models import Draem
+    from anomalib.models.components import AnomalibModule
+
+    from riad_anomalib import Riad
+
+    if arguments.config:
+        bare = {"model.post_processor": False, "model.calibration": "none"}  # there are no thresholds, no statistics
+        models = {file.stem: AnomalibModule.from_config(file, **bare) for file in arguments.config}
+    else:
+        widths = arguments.base_width
+        models = {f"Riad, width {n}": Riad(base_width=n, image_size=size, post_processor=False) for n in widths}
+    if arguments.beside:
+        pictures = Path(__file__).parents[1] / "docs"  # or it downloads textures, which only training needs
+        models["DRAEM"] = Draem(dtd_dir=pictures, post_processor=False)
+    return models
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a trained model; without, an untrained one")
     parser.add_argument("--root", type=Path, help="a folder with train/good and test/*, as MVTec AD's categories")
-    parser.add_argument("--base-width", type=int, nargs="+", default=[16])
+    parser.add_argument("--config", type=Path, nargs="+", default=[], help="files of models to build, untrained")
+    parser.add_argument("--base-width", type=int, nargs="+", default=[16], help="of an untrained RIAD")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5, help="images that are timed at least")
     parser.add_argument("--beside", action="store_true", help="DRAEM too")
     arguments = parser.parse_args()
 
-    from riad_anomalib import Riad
-
     warnings.simplefilter("ignore")
     models: dict[str, Any] = {}
+    size = (arguments.image_size, arguments.image_size)
     if arguments.checkpoint:
-        models["RIAD"] = Riad.load_from_checkpoint(arguments.checkpoint, map_location="cpu")
-        models["RIAD"].post_processor = None  # bare maps and scores, as torch gives them
-        size = models["RIAD"].model.image_size
+        model = load(arguments.checkpoint)
+        model.post_processor = None  # bare maps and scores, as torch gives them
+        models[model.name], size = model, model.image_size
     else:
-        size = (arguments.image_size, arguments.image_size)
-        for width in arguments.base_width:
-            models[f"RIAD, width {width}"] = Riad(base_width=width, image_size=size, post_processor=False)
-        if arguments.beside:
-            from anomalib.models import Draem
-
-            pictures = Path(__file__).parents[1] / "docs"  # or it downloads textures, which only training needs
-            models["DRAEM"] = Draem(dtd_dir=pictures, post_processor=False)
+        models = untrained(arguments, size)
     datamodule, labels, masks = None, np.zeros(0, bool), np.zeros(0, bool)
-    images = np.random.default_rng(0).random((8, 3, *size), dtype=np.float32)
     if arguments.root:
         datamodule, images, labels, masks = test_set(arguments.root, size)
 
     for model_name, model in models.items():
+        if not arguments.root:
+            size = getattr(model, "image_size", size)
+            images = np.random.default_rng(0).random((8, 3, *size), dtype=np.float32)
         with tempfile.TemporaryDirectory() as folder:
             rows = export(model, Path(folder), datamodule)
             print(f"\n## {model_name}, {size[0]}x{size[1]}\n")

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import speed
 import torch
+import yaml
 from anomalib.engine import Engine
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from riad_anomalib import Riad
 from riad_anomalib.demo_data import CATEGORY
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = (32, 32)
 NUM_GOOD, NUM_BAD = 3, 12  # twelve: three of each defect
 
@@ -177,7 +179,7 @@ def test_deployment_of_untrained_networks_has_a_table_each_and_no_auroc(
     names = ["OpenVINO FP32", "OpenVINO INT8_PTQ"]
     monkeypatch.setattr(deployment, "EXPORTS", {name: deployment.EXPORTS[name] for name in names})
     text = run(deployment, "--base-width", 2, "--image-size", 32, "--repeats", 1, "--beside")
-    assert re.findall(r"^## (.*), 32x32$", text, flags=re.MULTILINE) == ["RIAD, width 2", "DRAEM"]
+    assert re.findall(r"^## (.*), 32x32$", text, flags=re.MULTILINE) == ["Riad, width 2", "DRAEM"]
     riad, draem = tables(text)
     for table in (riad, draem):
         assert list(table)[1:] == names[:1]  # quantization takes images
@@ -185,6 +187,20 @@ def test_deployment_of_untrained_networks_has_a_table_each_and_no_auroc(
     parameters = 97.4e6 * 4 / 1e6  # MB in float32, as anomalib's summary counts them
     assert float(draem["OpenVINO FP32"][2]) == pytest.approx(parameters, rel=0.02)
     assert float(riad["OpenVINO FP32"][2]) < 1
+
+
+def test_deployment_takes_models_from_files_each_at_its_own_size(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "EXPORTS", {"OpenVINO FP32": deployment.EXPORTS["OpenVINO FP32"]})
+    sizes = {"riad_small": [32, 48], "ssae_small": [64, 64]}
+    for name, size in sizes.items():
+        config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        config["model"]["init_args"] |= {"image_size": size, "base_width": 2}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    text = run(deployment, "--config", *(tmp_path / f"{name}.yaml" for name in sizes), "--repeats", 1)
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == ["riad_small, 32x48", "ssae_small, 64x64"]
+    assert all(float(table["OpenVINO FP32"][0]) >= 0 for table in tables(text))
 
 
 def test_calibration_gives_the_aurocs_of_the_model_with_these_settings(run: Run, checkpoint: Path, root: Path) -> None:
