@@ -8,6 +8,9 @@ from PIL import Image
 
 from riad_anomalib import demo_data
 
+collect_ignore = ["blur.py"]
+"""The search for doctests would import, and register, the model a second time by another name."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
