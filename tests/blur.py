@@ -43,6 +43,7 @@ class BlurModel(nn.Module):
 
 
 class Blur(HostMixin, AnomalibModule):
+    default_image_size = (64, 64)
     default_epochs = 20
     network_arguments = ("kernel_size",)
     scoring_arguments = ("factor", "calibration")
@@ -54,7 +55,7 @@ class Blur(HostMixin, AnomalibModule):
         factor: int = 4,
         calibration: str = "none",
         lr: float = 0.01,
-        image_size: tuple[int, int] = (64, 64),
+        image_size: tuple[int, int] = default_image_size,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,

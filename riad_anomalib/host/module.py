@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -65,6 +64,8 @@ class HostMixin(Module):
     There is no ``__init__`` here because Lightning reads the arguments to save from the frame of the class's own.
     """
 
+    default_image_size: ClassVar[tuple[int, int]]
+    """Height and width that images are resized to when the user gives none."""
     default_epochs: ClassVar[int]
     """Length of training when the user gives none."""
     network_arguments: ClassVar[Sequence[str]]
@@ -79,7 +80,7 @@ class HostMixin(Module):
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
-        return PreProcessor(Resize(image_size or signature(cls).parameters["image_size"].default, antialias=True))
+        return PreProcessor(Resize(image_size or cls.default_image_size, antialias=True))
 
     def adopt_pre_processor(self, given: PreProcessor | bool, image_size: tuple[int, int]) -> tuple[int, int]:
         """Take the user's pre-processor or the default for this size; exports and engine then see the same images.

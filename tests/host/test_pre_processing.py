@@ -29,10 +29,18 @@ def test_a_size_that_depends_on_the_image_is_refused() -> None:
         Blur(pre_processor=PreProcessor(Resize(256)))
 
 
-def test_the_default_pre_processor_takes_its_size_from_the_models_signature() -> None:
-    transform: Any = Blur.configure_pre_processor().transform
+class Fixed(Blur):
+    """A user's own, without an argument for the size."""
+
+    def __init__(self) -> None:
+        super().__init__(factor=2)
+
+
+@pytest.mark.parametrize("model", [Blur, Fixed])
+def test_images_get_the_models_default_size_in_a_users_subclass_too(model: type[Blur]) -> None:
+    transform: Any = model.configure_pre_processor().transform
     assert list(transform.size) == [64, 64]
-    assert Blur().image_size == (64, 64)
+    assert model().image_size == (64, 64)
 
 
 def test_shrinking_stays_smooth_in_a_checkpoint_and_beside_other_transforms(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Riad(HostMixin, AnomalibModule):
         ValueError: If an argument is out of range or the sizes do not fit each other.
     """
 
+    default_image_size = (256, 256)  # [RIAD] Sec. 4
     default_epochs = 300  # [RIAD] Sec. 4.3
     network_arguments = ("base_width", "skip_connections")
     scoring_arguments = (
@@ -85,7 +86,7 @@ class Riad(HostMixin, AnomalibModule):
         calibration: str = "none",
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         lr: float = 1e-4,
-        image_size: tuple[int, int] = (256, 256),
+        image_size: tuple[int, int] = default_image_size,
         num_partitions: int = 1,
         partition_seed: int = 0,
         pre_processor: PreProcessor | bool = True,

@@ -68,6 +68,7 @@ class Ssae(HostMixin, AnomalibModule):
         ValueError: If an argument is out of range or the sizes do not fit each other.
     """
 
+    default_image_size = (512, 512)  # [SSAE] Sec. 4.1
     default_epochs = 300  # CHOICE [SSAE] Sec. 4.1: the paper gives no length; this is RIAD's.
     network_arguments = ("objective", "base_width", "kernel_size", "dilations")
     scoring_arguments = (
@@ -101,7 +102,7 @@ class Ssae(HostMixin, AnomalibModule):
         kernel_size: int = 3,
         dilations: Sequence[int] = (1, 2, 4, 8, 16, 32),
         lr: float = 1e-4,
-        image_size: tuple[int, int] = (512, 512),
+        image_size: tuple[int, int] = default_image_size,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
