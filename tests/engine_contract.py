@@ -34,6 +34,16 @@ def engine(tmp_path: Path, **arguments: Any) -> Engine:
     return Engine(default_root_dir=tmp_path / "results", **{**quiet, **arguments})
 
 
+def quantized(model: Path) -> set[str]:
+    """Return the types of operations that 8-bit values go into."""
+    return {
+        target.get_node().get_type_name()
+        for operation in openvino.Core().read_model(model).get_ops()
+        if operation.get_type_name() == "FakeQuantize"
+        for target in operation.output(0).get_target_inputs()
+    }
+
+
 class Record(Callback):
     """Learning rate and length as training sees them; ``stop`` ends it after the first step."""
 
@@ -312,13 +322,7 @@ class EngineContract(Contract):
             ckpt_path=checkpoint,
         )
         assert exported is not None
-        eaten = {
-            target.get_node().get_type_name()
-            for operation in openvino.Core().read_model(exported).get_ops()
-            if operation.get_type_name() == "FakeQuantize"
-            for target in operation.output(0).get_target_inputs()
-        }
-        assert {"Convolution"} <= eaten <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
         monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache
         inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
         for path in sorted(Path(folder.root, "images").rglob("*.png")):  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Checks of what a user gave: refused by name, before arithmetic or a network fails with an error of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -32,14 +32,37 @@ def finite_number(name: str, value: Any) -> float:  # noqa: ANN401
     return value  # type: ignore[return-value]  # a Real
 
 
-def plain_list(name: str, value: Any, example: str) -> list[Any]:  # noqa: ANN401
+def check_positive(name: str, value: Any, paper: str) -> None:  # noqa: ANN401
+    """Refuse what is no positive number.
+
+    Raises:
+        ValueError: If it is none; ``paper`` is the value to go by.
+    """
+    if finite_number(name, value) <= 0:
+        msg = f"{name} is {value}: it must be a positive number, the paper's is {paper}"
+        raise ValueError(msg)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:  # noqa: ANN401
+    """Refuse a name that is none of these.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    choices = list(choices)  # in which, unlike in a dictionary, anything may be looked for
+    if value not in choices:
+        msg = f"{name} is {value!r}: choose one of {choices}"
+        raise ValueError(msg)
+
+
+def plain_list(name: str, value: Any, example: str, of: str = "") -> list[Any]:  # noqa: ANN401
     """Return a list or tuple, OmegaConf's too, which comes from YAML, as a list that checkpoints can hold.
 
     Raises:
         ValueError: If it is anything else; text is no list of letters.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        msg = f"{name} is {value!r}: give a list, for example {example}"
+        msg = f"{name} is {value!r}: give a list{of}, for example {example}"
         raise ValueError(msg)
     return list(value)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .arguments import finite_number
+from .arguments import check_choice, finite_number
 
 CALIBRATIONS = ("none", "pixel")
 """What ``calibration`` takes unless a model says otherwise."""
@@ -77,9 +77,7 @@ class Calibration(nn.Module):
 
     def __init__(self, kind: str, kinds: Sequence[str] = CALIBRATIONS, avgmap_power: float = 1.0) -> None:
         super().__init__()
-        if kind not in kinds:
-            msg = f"calibration is {kind!r}: choose one of {list(kinds)}"
-            raise ValueError(msg)
+        check_choice("calibration", kind, kinds)
         if finite_number("avgmap_power", avgmap_power) <= 0:
             msg = f"avgmap_power is {avgmap_power}: it must be greater than 0; calibration 'none' switches it off"
             raise ValueError(msg)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .arguments import finite_number, whole_number
+from .arguments import check_choice, finite_number, whole_number
 
 CORRUPTIONS = ("elastic", "occlusion", "rotation", "zeros")
 AUGMENTATIONS = ("none", "flips", "dihedral")
@@ -86,9 +86,7 @@ def check_augmentation(augmentation: str, image_size: tuple[int, int], corruptio
     Raises:
         ValueError: If it does not fit.
     """
-    if augmentation not in list(AUGMENTATIONS):
-        msg = f"augmentation is {augmentation!r}: choose one of {list(AUGMENTATIONS)}"
-        raise ValueError(msg)
+    check_choice("augmentation", augmentation, AUGMENTATIONS)
     height, width = image_size
     if augmentation == "dihedral" and height != width:
         msg = (

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from riad_anomalib.components.arguments import finite_number, whole_number
+from riad_anomalib.components.arguments import check_positive, plain_list, whole_number
 from riad_anomalib.host import HostMixin, height_and_width, step_schedule
 
 from .loss import RiadLoss
@@ -96,14 +96,10 @@ class Riad(HostMixin, AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs. The benchmark runner and
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
-        if isinstance(region_sizes, str) or not isinstance(region_sizes, Sequence):
-            msg = f"region_sizes is {region_sizes!r}: give a list of whole numbers of pixels, for example [2, 4, 8, 16]"
-            raise ValueError(msg)
+        region_sizes = plain_list("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         image_size = height_and_width(image_size)
-        if finite_number("lr", lr) <= 0:
-            msg = f"lr is {lr}: it must be a positive number, the paper's is 1e-4"
-            raise ValueError(msg)
+        check_positive("lr", lr, paper="1e-4")
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,

@@ -7,7 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from riad_anomalib.components.arguments import check_images, whole_number
+from riad_anomalib.components.arguments import check_choice, check_images, whole_number
 from riad_anomalib.components.batching import in_parts
 from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.components.masking import (
@@ -66,9 +66,7 @@ class RiadModel(nn.Module):
         partition_seed: int,
     ) -> None:
         super().__init__()
-        if score_function not in list(SCORE_FUNCTIONS):
-            msg = f"score_function is {score_function!r}: choose one of {sorted(SCORE_FUNCTIONS)}"
-            raise ValueError(msg)
+        check_choice("score_function", score_function, SCORE_FUNCTIONS)
         check_smoothing_size(smoothing_size)
         if whole_number("num_partitions", num_partitions) < 1:
             msg = f"num_partitions is {num_partitions}: it must be at least 1, as in the paper"

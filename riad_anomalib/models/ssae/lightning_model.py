@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from riad_anomalib.components.arguments import finite_number, plain_list, whole_number
+from riad_anomalib.components.arguments import check_positive, finite_number, plain_list, whole_number
 from riad_anomalib.components.corruption import augment, check_augmentation, check_corruptions, corrupt, random_crop
 from riad_anomalib.components.sdc import STRIDE
 from riad_anomalib.host import HostMixin, height_and_width, progress, step_schedule
@@ -117,9 +117,7 @@ class Ssae(HostMixin, AnomalibModule):
             raise ValueError(msg)
         dilations = [whole_number("dilations", d) for d in plain_list("dilations", dilations, "[1, 2, 4, 8]")]
         image_size = height_and_width(image_size)
-        if finite_number("lr", lr) <= 0:
-            msg = f"lr is {lr}: it must be a positive number, the paper's is 1e-4"
-            raise ValueError(msg)
+        check_positive("lr", lr, paper="1e-4")
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,

@@ -3,23 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from riad_anomalib.components.arguments import finite_number
+from riad_anomalib.components.arguments import check_choice, finite_number
 
 OBJECTIVES = {"filter": ("filter",), "amplify": ("amplify",), "ensemble": ("filter", "amplify")}
 """Objective of each network by the name that ``objective`` takes."""
 
 _GREY_LEVEL = 1 / 255
-
-
-def check_objective(objective: str) -> None:
-    """Refuse what is no objective.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if objective not in list(OBJECTIVES):
-        msg = f"objective is {objective!r}: choose one of {list(OBJECTIVES)}"
-        raise ValueError(msg)
 
 
 def _weighted_mean(error: Tensor, weight: Tensor) -> Tensor:
@@ -57,7 +46,7 @@ class SsaeLoss(nn.Module):
 
     def __init__(self, objective: str, corrupted_weight: float) -> None:
         super().__init__()
-        check_objective(objective)
+        check_choice("objective", objective, OBJECTIVES)
         if not 0 <= finite_number("corrupted_weight", corrupted_weight) <= 1:
             msg = f"corrupted_weight is {corrupted_weight}: it must be in [0, 1], the paper's is 0.5"
             raise ValueError(msg)

@@ -6,14 +6,14 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from riad_anomalib.components.arguments import check_images, whole_number
+from riad_anomalib.components.arguments import check_choice, check_images, whole_number
 from riad_anomalib.components.batching import in_parts
 from riad_anomalib.components.calibration import CALIBRATIONS, Calibration
 from riad_anomalib.components.sdc import STRIDE, FilteringAutoEncoder, check_image_size
 from riad_anomalib.components.smoothing import check_smoothing_size, mean_filter, window_size
 
 from .anomaly_map import IMAGE_SCORES, SCORE_FUNCTIONS
-from .loss import OBJECTIVES, check_objective
+from .loss import OBJECTIVES
 
 
 class SsaeModel(nn.Module):
@@ -59,14 +59,9 @@ class SsaeModel(nn.Module):
         avgmap_power: float,
     ) -> None:
         super().__init__()
-        check_objective(objective)
-        for name, value, known in (
-            ("score_function", score_function, list(SCORE_FUNCTIONS)),
-            ("image_score", image_score, list(IMAGE_SCORES)),
-        ):
-            if value not in known:
-                msg = f"{name} is {value!r}: choose one of {known}"
-                raise ValueError(msg)
+        check_choice("objective", objective, OBJECTIVES)
+        check_choice("score_function", score_function, SCORE_FUNCTIONS)
+        check_choice("image_score", image_score, IMAGE_SCORES)
         check_smoothing_size(smoothing_size)
         if whole_number("smoothing_repeats", smoothing_repeats) < 0:
             msg = f"smoothing_repeats is {smoothing_repeats}: it must be at least 0, which leaves the map as it is"
