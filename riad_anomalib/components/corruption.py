@@ -48,8 +48,8 @@ def check_corruptions(
     num_patches: int,
     brightness: float,
     *,
-    patch_size: tuple[float, float] = PATCH_SIZE,
-    displacement: tuple[float, float] = DISPLACEMENT,
+    patch_size: Sequence[float] = PATCH_SIZE,
+    displacement: Sequence[float] = DISPLACEMENT,
 ) -> None:
     """Refuse what :func:`corrupt` cannot work with; it has the same arguments.
 
@@ -108,8 +108,8 @@ def corrupt(
     num_patches: int,
     brightness: float,
     *,
-    patch_size: tuple[float, float] = PATCH_SIZE,
-    displacement: tuple[float, float] = DISPLACEMENT,
+    patch_size: Sequence[float] = PATCH_SIZE,
+    displacement: Sequence[float] = DISPLACEMENT,
 ) -> tuple[Tensor, Tensor]:
     """Replace parts of each image: M * T + (1 - M) * X, with content T and patches M ([SSAE] Fig. 5).
 
@@ -156,13 +156,13 @@ def corrupt(
     return corrupted.to(image.dtype), replaced.to(image.dtype)
 
 
-def _uniform(like: Tensor, limits: tuple[float, float], *size: int) -> Tensor:
+def _uniform(like: Tensor, limits: Sequence[float], *size: int) -> Tensor:
     """Draw numbers between limits, with the device and dtype of a tensor."""
     low, high = limits
     return torch.rand(size, device=like.device, dtype=like.dtype) * (high - low) + low
 
 
-def _log_uniform(like: Tensor, limits: tuple[float, float], *size: int) -> Tensor:
+def _log_uniform(like: Tensor, limits: Sequence[float], *size: int) -> Tensor:
     """Draw positive numbers between limits whose logarithm is uniform."""
     low, high = limits
     return low * (high / low) ** torch.rand(size, device=like.device, dtype=like.dtype)
@@ -210,7 +210,7 @@ def smooth(noise: Tensor, image_size: tuple[int, int], sigma: Tensor) -> Tensor:
     return weights(image_size[0], noise.shape[-2]) @ noise @ weights(image_size[1], noise.shape[-1]).mT
 
 
-def _patches(image: Tensor, edge: Tensor, num_patches: int, patch_size: tuple[float, float]) -> Tensor:
+def _patches(image: Tensor, edge: Tensor, num_patches: int, patch_size: Sequence[float]) -> Tensor:
     """Draw ellipses of any place, size and direction, ``(N, P, H, W)``."""
     height, width = image.shape[-2:]
     number = len(image), num_patches
@@ -245,7 +245,7 @@ def soft_ellipses(centre: Tensor, half_axes: Tensor, angle: Tensor, edge: Tensor
     return inside**2 * (3 - 2 * inside)
 
 
-def _deformed(image: Tensor, noise: Tensor, displacement: tuple[float, float]) -> Tensor:
+def _deformed(image: Tensor, noise: Tensor, displacement: Sequence[float]) -> Tensor:
     """Return images under an elastic deformation, each of a strength of its own."""
     strength = _uniform(image, displacement, len(image), 1, 1, 1) * min(image.shape[-2:])
     return displace(image, strength * noise)

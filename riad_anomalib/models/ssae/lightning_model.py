@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive, finite_number, plain_list, whole_number
-from riad_anomalib.components.corruption import augment, check_augmentation, check_corruptions, corrupt, random_crop
+from riad_anomalib.components.corruption import (
+    DISPLACEMENT,
+    PATCH_SIZE,
+    augment,
+    check_augmentation,
+    check_corruptions,
+    corrupt,
+    random_crop,
+)
 from riad_anomalib.components.sdc import STRIDE
 from riad_anomalib.host import HostMixin, height_and_width, progress, step_schedule
 
@@ -39,6 +47,8 @@ class Ssae(HostMixin, AnomalibModule):
         corrupted_weight: Weight lambda in [0, 1] of what was corrupted; what was not has the rest.
         corruptions: How parts are corrupted, a list of ``"elastic"``, ``"occlusion"``, ``"zeros"`` and ``"rotation"``.
         num_patches: Most deformed patches of an image.
+        patch_size: Least and greatest half-axis of a deformed patch, as shares of the image's shorter side.
+        displacement: Least and greatest strength (root mean square) of a deformation, as shares of the shorter side.
         brightness: Greatest change of a patch's brightness, in [0, 1].
         augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
         crop_scales: Shares of the image's sides that training sees, each for an equal part of it, in order.
@@ -88,6 +98,8 @@ class Ssae(HostMixin, AnomalibModule):
         corrupted_weight: float = 0.5,
         corruptions: Sequence[str] = ("elastic",),
         num_patches: int = 1,
+        patch_size: Sequence[float] = PATCH_SIZE,
+        displacement: Sequence[float] = DISPLACEMENT,
         brightness: float = 0.2,
         augmentation: str = "none",
         crop_scales: Sequence[float] = (0.5, 0.75, 1.0),
@@ -110,7 +122,9 @@ class Ssae(HostMixin, AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
         corruptions = plain_list("corruptions", corruptions, "['elastic']")
-        check_corruptions(corruptions, num_patches, brightness)
+        patch_size = plain_list("patch_size", patch_size, "[0.03, 0.2]")
+        displacement = plain_list("displacement", displacement, "[0.02, 0.09]")
+        check_corruptions(corruptions, num_patches, brightness, patch_size=patch_size, displacement=displacement)
         crop_scales = plain_list("crop_scales", crop_scales, "[0.5, 0.75, 1], or [1] for whole images")
         if not crop_scales or not all(0 < finite_number("crop_scales", scale) <= 1 for scale in crop_scales):
             msg = f"crop_scales is {crop_scales}: give shares of the image's sides in (0, 1], or [1] for whole images"
@@ -128,6 +142,8 @@ class Ssae(HostMixin, AnomalibModule):
         check_augmentation(augmentation, image_size, corruptions)
         self.corruptions = corruptions
         self.num_patches = num_patches
+        self.patch_size = patch_size
+        self.displacement = displacement
         self.brightness = brightness
         self.augmentation = augmentation
         self.crop_scales = crop_scales
@@ -161,7 +177,14 @@ class Ssae(HostMixin, AnomalibModule):
         del args, kwargs
         image: Tensor = batch.image  # type: ignore[assignment]
         image = random_crop(augment(image, self.augmentation), self.crop_scale, STRIDE)
-        corrupted, replaced = corrupt(image, self.corruptions, self.num_patches, self.brightness)
+        corrupted, replaced = corrupt(
+            image,
+            self.corruptions,
+            self.num_patches,
+            self.brightness,
+            patch_size=self.patch_size,
+            displacement=self.displacement,
+        )
         terms = self.loss.terms(self.model(corrupted), image, corrupted, replaced)
         loss = self.loss.weigh(terms)
         logged = {

@@ -29,6 +29,8 @@ class TestSsae(ModelContract, EngineContract):
         "corrupted_weight": 0.25,
         "corruptions": ("elastic", "zeros"),
         "num_patches": 3,
+        "patch_size": (0.1, 0.3),
+        "displacement": (0.1, 0.2),
         "brightness": 0.5,
         "augmentation": "flips",
         "crop_scales": (1,),
@@ -86,8 +88,9 @@ def test_every_objective_trains_on_every_corruption(objective: str, corruption: 
 def test_the_network_sees_the_corrupted_image_and_is_compared_with_the_clean_one(
     repairs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def invert(image: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
+    def invert(image: Tensor, *arguments: object, **shares: object) -> tuple[Tensor, Tensor]:
         assert arguments == (["zeros"], 2, 0.1)
+        assert shares == {"patch_size": [0.1, 0.3], "displacement": [0.1, 0.2]}
         return 1 - image, torch.ones(len(image), 1, *image.shape[-2:])
 
     class Network(nn.Module):
@@ -95,7 +98,8 @@ def test_the_network_sees_the_corrupted_image_and_is_compared_with_the_clean_one
             return 1 - corrupted if repairs else corrupted
 
     monkeypatch.setattr(lightning_model, "corrupt", invert)
-    model = build(crop_scales=[1], corruptions=["zeros"], num_patches=2, brightness=0.1).train()
+    sizes = {"patch_size": (0.1, 0.3), "displacement": (0.1, 0.2)}
+    model = build(crop_scales=[1], corruptions=["zeros"], num_patches=2, brightness=0.1, **sizes).train()
     model.model.networks[0] = Network()
     image = torch.rand(4, 3, 32, 32)
     loss = model.training_step(ImageBatch(image=image), 0)["loss"]  # type: ignore[index]
@@ -129,6 +133,9 @@ def test_crops_grow_with_the_share_of_training(folder: Folder, tmp_path: Path) -
         ({"corruptions": ["noise"]}, r"corruptions is \['noise'\]"),
         ({"corruptions": []}, "corruptions is"),
         ({"num_patches": 0}, "num_patches is 0"),
+        ({"patch_size": 0.1}, r"patch_size is 0.1: give a list, for example \[0.03, 0.2\]"),
+        ({"patch_size": [0.2, 0.1]}, r"patch_size is \[0.2, 0.1\]: it must be two positive shares"),
+        ({"displacement": [0.1]}, r"displacement is \[0.1\]: it must be two positive shares"),
         ({"brightness": -1}, "brightness is -1"),
         ({"augmentation": "turn"}, "augmentation is 'turn': choose one of"),
         ({"augmentation": "dihedral", "image_size": (32, 40)}, "dihedral"),
