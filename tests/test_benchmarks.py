@@ -1,5 +1,6 @@
 """The scripts behind published figures, on tiny networks and pictures: what can be known of their tables is so."""
 
+import csv
 import re
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ablation
 import beside
 import calibration
 import cost
@@ -15,6 +17,7 @@ import measuring
 import numpy as np
 import pytest
 import speed
+import throughput
 import torch
 import yaml
 from anomalib.engine import Engine
@@ -134,18 +137,29 @@ def test_speed_compares_the_same_riad_and_its_ratios_agree(run: Run) -> None:
             assert share.endswith("%")
 
 
-def test_cost_counts_what_a_row_changes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "BASE", cost.BASE | {"base_width": 2, "image_size": SIZE[0]})
-    changes = [{}, {"batch_size": 2}, {"region_sizes": (8,)}, {"image_size": 64}]
-    monkeypatch.setattr(cost, "ROWS", changes)
-    (table,) = tables(run(cost, "--repeats", 1, "--device", "cpu"))
+COSTS: dict[str, dict[str, tuple[float, float]]] = {
+    "Riad": {"region_sizes (8,)": (1 / 4, 1)},
+    "Ssae": {"objective ensemble": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("model", COSTS)
+def test_cost_counts_what_a_row_changes(run: Run, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    factors = {"batch_size 2": (2, 2), "image_size 64": (4, 4)} | COSTS[model]
+    small = {"base_width": 2, "image_size": SIZE[0]}
+    monkeypatch.setitem(cost.BASE, model, cost.BASE[model] | small)
+    rows = {", ".join(f"{key} {value}" for key, value in row.items()): row for row in cost.ROWS[model]}
+    rows["image_size 64"] = {"image_size": 64}
+    monkeypatch.setitem(cost.ROWS, model, [{}, *(rows[name] for name in factors)])
+    (table,) = tables(run(cost, "--model", model, "--repeats", 1, "--device", "cpu"))
     (base, *others) = list(table.values())[1:]
-    assert list(table)[2:] == ["batch_size 2", "region_sizes (8,)", "image_size 64"]
+    assert list(table)[2:] == list(factors)
     assert (base[4], base[8]) == ("1.00", "1.00")
     inference, training = float(base[2]), float(base[6])
-    assert training == pytest.approx(3 / 4 * inference, rel=0.01)  # of one region size, not four; three passes
-    for row, factors in zip(others, [(2, 2), (1 / 4, 1), (4, 4)], strict=True):
-        assert (float(row[2]) / inference, float(row[6]) / training) == pytest.approx(factors, rel=0.01)
+    # Three passes; RIAD's step is of one region size, not four.
+    assert training == pytest.approx((3 / 4 if model == "Riad" else 3) * inference, rel=0.01)
+    for row, factor in zip(others, factors.values(), strict=True):
+        assert (float(row[2]) / inference, float(row[6]) / training) == pytest.approx(factor, rel=0.01)
         assert min(float(row[4]), float(row[8])) > 0
     for row in (base, *others):
         assert float(row[5]) > 100  # MiB, of torch alone
@@ -230,3 +244,49 @@ def test_beside_trains_the_model_and_tests_it_on_every_image(run: Run, root: Pat
     pairs = 2 * NUM_GOOD * NUM_BAD * float(image_auroc)
     assert pairs == pytest.approx(round(pairs), abs=2 * NUM_GOOD * NUM_BAD * 6e-5)
     assert 0 < float(pixel_auroc) < 1
+
+
+def test_throughput_compares_all_models_with_the_first(run: Run, root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "throughput.csv"
+    options = ("--only", "ssae_small", "--rounds", 1, "--seconds", 0.01, "--output", output)
+    text = run(throughput, "--root", root, *options)
+    names, *rows = csv.reader(output.open(encoding="utf-8"))
+    assert " | ".join(names) in text
+    assert [row[:4] for row in rows] == [["ssae_small", precision, "128x128", "1.02"] for precision in ("FP32", "INT8")]
+    first = float(rows[0][4])
+    for *_, milliseconds, images_per_second, ratio in rows:
+        assert float(milliseconds) * float(images_per_second) == pytest.approx(1000, rel=0.02)
+        assert float(ratio) == pytest.approx(first / float(milliseconds), rel=0.02)  # one round
+
+
+def test_ablation_scores_a_network_as_its_model_does(run: Run, root: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((CONFIGS / "ssae_small.yaml").read_text())
+    config["model"]["init_args"] |= {"image_size": [*SIZE], "base_width": 2, "dilations": [1]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    output = tmp_path / "ablation.csv"
+    text = run(
+        *(ablation, "--root", root, "--config", tmp_path / "small.yaml", "--epochs", 1, "--threads", 1),
+        *("--train", '{"lr": 0.01}', '{"objective": "ensemble"}', "--score", '{"calibration": "avgmap"}', "{}"),
+        *("--base", '{"crop_scales": [1]}', "--output", output, "--checkpoints", tmp_path),
+    )
+    rows = list(csv.reader(output.open(encoding="utf-8")))
+    assert [row[4:6] for row in rows] == [
+        ['{"crop_scales": [1], "lr": 0.01}', '{"calibration": "avgmap"}'],
+        ['{"crop_scales": [1], "lr": 0.01}', "{}"],
+        ['{"crop_scales": [1], "objective": "ensemble"}', '{"calibration": "avgmap"}'],
+        ['{"crop_scales": [1], "objective": "ensemble"}', "{}"],
+    ]
+    for row in rows:
+        assert " | ".join(row) in text
+    # The third row by hand: without statistics of normal images there would be an error, with others another score.
+    model = ablation.build(tmp_path / "small.yaml", {"objective": "ensemble", "calibration": "avgmap"}).eval()
+    model.model.networks.load_state_dict(torch.load(tmp_path / f"{root.name}_0_1.pt", weights_only=True))
+    data, images, labels, masks = measuring.test_set(root, SIZE)
+    assert len(data.train_data) == NUM_GOOD  # all of them are what normal images look like
+    with torch.no_grad():
+        normal = torch.stack([torch.as_tensor(item.image) for item in data.train_data])
+        maps = model.model.dissimilarity_map(normal)
+        model.model.calibration.set_statistics(maps.mean(dim=0), maps.std(dim=0, correction=0))
+        result = model.model(torch.from_numpy(images))
+    expected = [reference_auroc(result.pred_score, labels), reference_auroc(result.anomaly_map[:, 0], masks)]
+    assert [float(cell) for cell in rows[2][6:]] == pytest.approx(expected, abs=1e-3)

@@ -1,0 +1,144 @@
+"""What SSAE's choices do to the AUROC: networks trained one after another, each scored in every way.
+
+    python benchmarks/ablation.py --root datasets/MVTecAD/grid --epochs 50 --threads 1 --precision bf16-mixed
+    python benchmarks/ablation.py --root datasets/MVTecAD/screw --base '{"augmentation": "dihedral"}' --output screw.csv
+
+Starts from ``--config``; a trained network differs from it by one of TRAINING, a score by one of SCORING. What
+``--train`` and ``--score`` give takes their place, arguments of ``Ssae`` as JSON. The folder is laid out as MVTec AD's
+categories; all of its test images count, after the last epoch. A row of the file is one score of one network.
+"""
+
+import argparse
+import csv
+import json
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import seed_everything
+from measuring import auroc, environment, row, table, test_set
+from torch import Tensor
+
+from riad_anomalib import Ssae
+from riad_anomalib.host.normal_images import normal_images
+
+TRAINING: list[dict[str, Any]] = [
+    {},
+    {"objective": "amplify"},
+    {"objective": "ensemble"},
+    {"corruptions": ["elastic", "occlusion"]},
+    {"corruptions": ["occlusion"]},
+    {"corruptions": ["zeros"]},
+    {"patch_size": [0.03, 0.1]},
+    {"patch_size": [0.06, 0.4]},
+    {"displacement": [0.01, 0.045]},
+    {"num_patches": 1},
+    {"brightness": 0.0},
+    {"crop_scales": [1.0]},
+    {"kernel_size": 5},
+]
+SCORING: list[dict[str, Any]] = [
+    {"calibration": calibration, "smoothing_size": size, "smoothing_repeats": repeats}
+    for calibration in ("none", "pixel", "avgmap")
+    for size, repeats in ((3, 1), (3, 3), (5, 3), (9, 3))
+] + [
+    {"score_function": "ssim"},
+    {"image_score": "mean"},
+]
+
+
+def build(config: Path, arguments: dict[str, Any]) -> Ssae:
+    """Return the config's model with other arguments."""
+    model: Ssae = AnomalibModule.from_config(  # type: ignore[assignment]  # the config's
+        config, **{f"model.{name}": value for name, value in arguments.items()}
+    )
+    return model
+
+
+def in_batches(run: Any, images: Tensor) -> Tensor:  # noqa: ANN401
+    """Run on 8 images at a time, without gradients."""
+    with torch.no_grad():
+        return torch.cat([run(part) for part in images.split(8)])
+
+
+def score(trained: Ssae, model: Ssae, normal: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores and maps of images, of a model that takes over a trained network."""
+    model.eval().model.networks.load_state_dict(trained.model.networks.state_dict())
+    std, mean = torch.std_mean(in_batches(model.model.dissimilarity_map, normal), dim=0, correction=0)
+    model.model.calibration.set_statistics(mean, std)
+    scores: list[Tensor] = []
+    maps: list[Tensor] = []
+    with torch.no_grad():
+        for part in images.split(8):
+            result = model.model(part)
+            scores.append(result.pred_score)
+            maps.append(result.anomaly_map)
+    return torch.cat(scores), torch.cat(maps)
+
+
+def main() -> None:
+    """Train, score, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="a folder with train/good and test/*")
+    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs/ssae_small.yaml")
+    parser.add_argument("--base", type=json.loads, default={}, help="arguments for all networks, as JSON")
+    parser.add_argument("--train", type=json.loads, nargs="+", default=TRAINING, help="instead of TRAINING")
+    parser.add_argument("--score", type=json.loads, nargs="+", default=SCORING, help="instead of SCORING")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--output", type=Path, help="CSV that rows are appended to")
+    parser.add_argument("--checkpoints", type=Path, help="folder to keep the networks in")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    print(f"{environment()}; {vars(options)}\n")
+    print(table(["category", "seed", "epochs", "training, s", "network", "score", "image AUROC", "pixel AUROC"]))
+    for index, changed in enumerate(options.train):
+        seed_everything(options.seed, verbose=False)
+        arguments = options.base | changed
+        trained = build(options.config, arguments)
+        data, images, labels, masks = test_set(options.root, trained.image_size)
+        data.train_batch_size = 8
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+            engine = Engine(
+                max_epochs=options.epochs,
+                precision=options.precision,
+                accelerator="cpu",
+                devices=1,
+                limit_val_batches=0,
+                default_root_dir=folder,
+                logger=False,
+                enable_progress_bar=False,
+            )
+            start = time.perf_counter()
+            engine.fit(trained, datamodule=data)
+            seconds = time.perf_counter() - start
+        if options.checkpoints:
+            options.checkpoints.mkdir(parents=True, exist_ok=True)
+            state = trained.model.networks.state_dict()
+            torch.save(state, options.checkpoints / f"{options.root.name}_{options.seed}_{index}.pt")
+        subset = normal_images(data.train_data, data.train_data.augmentations)
+        normal = torch.stack([torch.as_tensor(subset[i].image) for i in range(len(subset))])
+        for scoring in options.score:
+            model = build(options.config, arguments | scoring)
+            scores, maps = score(trained, model, normal, torch.from_numpy(images))
+            results = [auroc(scores.numpy(), labels), auroc(maps.numpy(), masks) if masks.size else float("nan")]
+            cells: list[Any] = [options.root.name, options.seed, options.epochs, round(seconds)]
+            cells += [json.dumps(arguments), json.dumps(scoring), *(f"{value:.4f}" for value in results)]
+            print(row(map(str, cells)), flush=True)
+            if options.output:
+                with options.output.open("a", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerow(cells)
+
+
+if __name__ == "__main__":
+    main()
