@@ -45,10 +45,12 @@ TRAINING: list[dict[str, Any]] = [
     {"kernel_size": 5},
 ]
 SCORING: list[dict[str, Any]] = [
-    {"calibration": calibration, "smoothing_size": size, "smoothing_repeats": repeats}
-    for calibration in ("none", "pixel", "avgmap")
-    for size, repeats in ((3, 1), (3, 3), (5, 3), (9, 3))
-] + [
+    {},
+    *(
+        {"calibration": calibration, "smoothing_size": size, "smoothing_repeats": repeats}
+        for calibration in ("none", "pixel", "avgmap")
+        for size, repeats in ((3, 1), (3, 3), (5, 3), (9, 3))
+    ),
     {"score_function": "ssim"},
     {"image_score": "mean"},
 ]

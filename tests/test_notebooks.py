@@ -14,12 +14,19 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
-PICTURES = {"1_method_in_pictures": 11, "2_train_and_explore": 8, "3_export_and_deploy": 2, "4_benchmark": 1}
+PICTURES = {
+    "1_method_in_pictures": 11,
+    "2_train_and_explore": 8,
+    "3_export_and_deploy": 2,
+    "4_benchmark": 1,
+    "5_ssae": 8,
+}
 SHORTER = {
     "1_method_in_pictures": {"NUM_STEPS = 300": "NUM_STEPS = 2"},
     "2_train_and_explore": {"NUM_EPOCHS = 12": "NUM_EPOCHS = 1"},
     "3_export_and_deploy": {"NUM_EPOCHS = 8": "NUM_EPOCHS = 1", "NUM_RUNS = 50": "NUM_RUNS = 2"},
     "4_benchmark": {"NUM_EPOCHS = 3": "NUM_EPOCHS = 1"},
+    "5_ssae": {"NUM_EPOCHS = 80": "NUM_EPOCHS = 1"},
 }
 
 
