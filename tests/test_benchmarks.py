@@ -19,11 +19,14 @@ import pytest
 import speed
 import throughput
 import torch
+import tradeoff
 import yaml
 from anomalib.engine import Engine
 from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
 
 from riad_anomalib import Riad
+from riad_anomalib.components import calibration as calibration_of
 from riad_anomalib.demo_data import CATEGORY
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -270,7 +273,7 @@ def test_ablation_scores_a_network_as_its_model_does(run: Run, root: Path, tmp_p
         *("--base", '{"crop_scales": [1]}', "--output", output, "--checkpoints", tmp_path),
     )
     rows = list(csv.reader(output.open(encoding="utf-8")))
-    assert [row[4:6] for row in rows] == [
+    assert [row[5:7] for row in rows] == [
         ['{"crop_scales": [1], "lr": 0.01}', '{"calibration": "avgmap"}'],
         ['{"crop_scales": [1], "lr": 0.01}', "{}"],
         ['{"crop_scales": [1], "objective": "ensemble"}', '{"calibration": "avgmap"}'],
@@ -289,4 +292,44 @@ def test_ablation_scores_a_network_as_its_model_does(run: Run, root: Path, tmp_p
         model.model.calibration.set_statistics(maps.mean(dim=0), maps.std(dim=0, correction=0))
         result = model.model(torch.from_numpy(images))
     expected = [reference_auroc(result.pred_score, labels), reference_auroc(result.anomaly_map[:, 0], masks)]
-    assert [float(cell) for cell in rows[2][6:]] == pytest.approx(expected, abs=1e-3)
+    assert [float(cell) for cell in rows[2][8:]] == pytest.approx(expected, abs=1e-3)
+    assert rows[2][7] == f"{calibration_of.likeness(maps):.4f}"
+    # The networks are there: nothing is trained again, and moved maps have another AUROC, of images alone.
+    run(
+        *(ablation, "--root", root, "--config", tmp_path / "small.yaml", "--checkpoints", tmp_path, "--shift", 0, 16),
+        *("--train", '{"crop_scales": [1]}', "--score", '{"calibration": "avgmap"}', "--output", tmp_path / "b.csv"),
+    )
+    still, moved = csv.reader((tmp_path / "b.csv").open(encoding="utf-8"))
+    assert still[7:] == rows[0][7:]
+    assert (still[4], moved[4], moved[9]) == ("0", "16", "nan")
+    assert moved[7:9] != still[7:9]
+
+
+ACCURACY = "# of grid\nmodel,image_size,image_auroc,source\n"
+
+
+def test_tradeoff_joins_what_was_measured_at_the_same_size(tmp_path: Path) -> None:
+    (tmp_path / "accuracy.csv").write_text(
+        ACCURACY + "b,64x64,0.8,RESULTS.md\na,32x32,0.5,RESULTS.md\na,32x32,0.75,RESULTS.md\n"
+    )
+    times = "model,precision,image_size,milliseconds\na,FP32,32x32,4\na,INT8,32x32,2\nb,FP32,64x64,8\nb,FP32,32x32,1\n"
+    (tmp_path / "throughput.csv").write_text(times)
+    table = tradeoff.joined(tmp_path / "accuracy.csv", tmp_path / "throughput.csv")
+    assert table[["model", "image_auroc", "FP32"]].to_numpy().tolist() == [["b", 0.8, 8], ["a", 0.625, 4]]
+    assert table.INT8.isna().tolist() == [True, False]
+    tradeoff.draw(table, tmp_path / "tradeoff.png")
+    with Image.open(tmp_path / "tradeoff.png") as picture:
+        assert np.asarray(picture).std() > 0
+    (tmp_path / "throughput.csv").write_text(times.replace("b,FP32,64x64,8\n", ""))
+    with pytest.raises(ValueError, match=r"throughput.csv has no time in FP32 of \['b'\] at the size"):
+        tradeoff.joined(tmp_path / "accuracy.csv", tmp_path / "throughput.csv")
+
+
+def test_the_picture_is_made_of_files_that_are_committed_and_agree_with_the_results() -> None:
+    table = tradeoff.joined(tradeoff.HERE / "accuracy.csv", tradeoff.HERE / "throughput.csv")
+    assert {"riad_small", "ssae_small", "PatchCore"} <= set(table.model)
+    results = (tradeoff.HERE / "RESULTS.md").read_text(encoding="utf-8")
+    with (tradeoff.HERE / "accuracy.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            if row["source"] == "RESULTS.md":
+                assert row["image_auroc"] in results, row

@@ -1,15 +1,24 @@
 """What normal images look like, and maps relative to it: docs/calibration.md, which no paper has, and [SSAE] Eq. 14."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from .arguments import check_choice, finite_number
 
+logger = logging.getLogger(__name__)
+
 CALIBRATIONS = ("none", "pixel")
 """What ``calibration`` takes unless a model says otherwise."""
+
+ALIKE = 0.5
+"""Least likeness of normal images' maps for ``"auto"`` to calibrate; docs/calibration.md has those measured."""
+LIKENESS_CELLS = 16
+"""Rows and columns of the grid that :func:`likeness` compares maps on."""
 
 _TINY = 1e-12
 
@@ -57,14 +66,36 @@ def attenuate(smoothed_map: Tensor, average_map: Tensor, power: float) -> Tensor
     return smoothed_map * (typical / (average_map + typical)) ** power
 
 
+def likeness(values_map: Tensor) -> float:
+    """Return how much images' maps resemble each other: whether products lie alike in every picture.
+
+    The mean correlation of each map with the mean of the others, both averaged over the cells of a grid first, because
+    single pixels are mostly noise.
+
+    Convention: 0 of a single image, and of maps without any contrast.
+
+    Args:
+        values_map: Dissimilarity of at least one image, ``(N, M, H, W)``.
+
+    Returns:
+        Likeness in [-1, 1].
+    """
+    if len(values_map) == 1:
+        return 0.0
+    cells = F.adaptive_avg_pool2d(values_map, LIKENESS_CELLS).flatten(start_dim=1)
+    others = (cells.sum(dim=0) - cells) / (len(cells) - 1)
+    centred, others = (values - values.mean(dim=1, keepdim=True) for values in (cells, others))
+    return F.cosine_similarity(centred, others).mean().item()
+
+
 class Calibration(nn.Module):
     """Statistics of normal images' dissimilarity at each pixel, and the map relative to them.
 
     The statistics are part of the state, with the shape that they have there; empty until they are gathered.
 
     Args:
-        kind: ``"none"``, which changes nothing and needs no statistics, ``"pixel"`` for :func:`calibrate`, or
-            ``"avgmap"`` for :func:`attenuate`.
+        kind: ``"none"``, which changes nothing and needs no statistics, ``"pixel"`` for :func:`calibrate`, ``"auto"``
+            for the same where normal images are alike enough, or ``"avgmap"`` for :func:`attenuate`.
         kinds: Those that the model has.
         avgmap_power: Power t of ``"avgmap"``.
 
@@ -91,6 +122,27 @@ class Calibration(nn.Module):
         """Whether normal images have anything to tell."""
         return self.kind != "none"
 
+    def statistics(self, values_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the statistics of normal images, for :meth:`set_statistics`.
+
+        Convention: for ``"auto"`` both are 0, with which :func:`calibrate` changes nothing, where the images' maps are
+        not alike; then it says so.
+
+        Args:
+            values_map: Dissimilarity of normal images, ``(N, M, H, W)``.
+
+        Returns:
+            Mean and standard deviation at each pixel, ``(M, H, W)``.
+        """
+        std, mean = torch.std_mean(values_map, dim=0, correction=0)
+        if self.kind == "auto":
+            alike = likeness(values_map)
+            if alike < ALIKE:
+                logger.warning("Not calibrated: normal images' maps are %.2f alike, %.2f is needed.", alike, ALIKE)
+                return torch.zeros_like(mean), torch.zeros_like(std)
+            logger.info("Calibrated: normal images' maps are %.2f alike, %.2f is needed.", alike, ALIKE)
+        return mean, std
+
     def set_statistics(self, normal_mean: Tensor, normal_std: Tensor) -> None:
         """Take over what normal images look like.
 
@@ -114,7 +166,7 @@ class Calibration(nn.Module):
         Raises:
             ValueError: If statistics are needed and have not been gathered.
         """
-        if self.kind != "pixel":
+        if self.kind not in {"pixel", "auto"}:
             return values_map
         self._check_gathered()
         return calibrate(values_map, self.normal_mean, self.normal_std)

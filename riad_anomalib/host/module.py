@@ -142,8 +142,10 @@ class HostMixin(Module):
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
-        if self.model.calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
-            self.model.calibration.set_statistics(*normal_statistics(self.trainer, self._dissimilarity_map))
+        calibration = self.model.calibration
+        if calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
+            gathered = normal_statistics(self.trainer, self._dissimilarity_map, calibration.statistics)
+            calibration.set_statistics(*gathered)
 
     def _dissimilarity_map(self, images: Tensor) -> Tensor:
         """Return the map that calibration is for, of images that are not pre-processed."""

@@ -45,21 +45,26 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
         yield batch.image
 
 
-def normal_statistics(trainer: Trainer, values: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of values over normal images, the same in all processes.
+def normal_statistics(
+    trainer: Trainer,
+    values: Callable[[Tensor], Tensor],
+    statistics: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Return statistics of values over normal images, the same in all processes.
 
     Args:
         trainer: The trainer while it fits.
         values: From a batch of images to values, ``(N, ...)``.
+        statistics: From all images' values to two tensors.
 
     Returns:
-        Mean and standard deviation, each of an image's values' shape, on the CPU.
+        The two, on the CPU.
     """
     gathered = []
     for image in normal_batches(trainer):
         with trainer.precision_plugin.val_step_context():
             gathered.append(values(image))
-    std, mean = torch.std_mean(torch.cat(gathered), dim=0, correction=0)
+    first, second = statistics(torch.cat(gathered))
     # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
-    statistics: tuple[Tensor, Tensor] = trainer.strategy.broadcast((mean.cpu(), std.cpu()))
-    return statistics
+    shared: tuple[Tensor, Tensor] = trainer.strategy.broadcast((first.cpu(), second.cpu()))
+    return shared

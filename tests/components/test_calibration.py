@@ -5,7 +5,7 @@ import pytest
 import reference
 import torch
 
-from riad_anomalib.components.calibration import CALIBRATIONS, Calibration, attenuate, calibrate
+from riad_anomalib.components.calibration import CALIBRATIONS, Calibration, attenuate, calibrate, likeness
 from riad_anomalib.components.smoothing import mean_filter
 
 
@@ -114,3 +114,40 @@ def test_a_power_that_is_not_positive_is_refused(power: float) -> None:
 def test_without_calibration_a_map_stays_as_it_is() -> None:
     values = torch.rand(2, 1, 4, 6)
     assert torch.equal(Calibration("none")(values), values)
+
+
+def maps_of(bright: list[slice]) -> torch.Tensor:
+    """Return maps of 32x32, each bright in these columns, and noise."""
+    values = 0.1 * torch.rand(len(bright), 1, 32, 32)
+    for one, columns in zip(values, bright, strict=True):
+        one[..., columns] += 1
+    return values
+
+
+def test_likeness_is_the_mean_correlation_with_the_mean_of_the_others() -> None:
+    torch.manual_seed(0)
+    values = maps_of([slice(0, 8), slice(0, 16), slice(4, 20), slice(16, 32)])
+    cells = values.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2)).flatten(start_dim=1).numpy()  # 16x16
+    others = [np.delete(cells, i, axis=0).mean(axis=0) for i in range(4)]
+    expected = np.mean([np.corrcoef(one, other)[0, 1] for one, other in zip(cells, others, strict=True)])
+    assert likeness(values) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_single_image_or_maps_without_contrast_are_not_alike() -> None:
+    assert likeness(torch.rand(1, 1, 32, 32)) == 0
+    assert likeness(torch.zeros(4, 2, 32, 32)) == 0
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_auto_calibrates_where_products_lie_alike_and_says_so(alike: bool, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    starts = [4 if alike else 6 * i for i in range(4)]
+    values = maps_of([slice(start, start + 8) for start in starts])
+    auto, other = Calibration("auto", ("auto",)), Calibration("pixel" if alike else "none")
+    with caplog.at_level("INFO"):
+        auto.set_statistics(*auto.statistics(values))
+    other.set_statistics(*other.statistics(values))
+    image = torch.rand(2, 1, 32, 32)
+    assert torch.equal(auto(image), other(image))
+    (message,) = caplog.messages
+    assert message.startswith("Calibrated: " if alike else "Not calibrated: ")

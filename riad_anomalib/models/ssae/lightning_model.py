@@ -58,8 +58,9 @@ class Ssae(HostMixin, AnomalibModule):
         smoothing_repeats: How often n the map is filtered.
         image_score: The image's score: the ``"mean"`` of its map (paper) or the ``"max"``, which sees small defects.
         calibration: ``"none"``, ``"avgmap"`` (the paper's for objects: where normal images' maps are bright counts
-            less), or ``"pixel"``: what exceeds the mean of 40 training images at that pixel, the more the less they
-            vary there. Gathered before every validation of a training.
+            less), ``"pixel"``: what exceeds the mean of 40 training images at that pixel, the more the less they vary
+            there, or ``"auto"``: that where these images show that products lie alike, else nothing; the log says
+            which. Gathered before every validation of a training.
         avgmap_power: Power t of ``"avgmap"``.
         base_width: Channels b of the network's first level. Half the width costs a quarter.
         kernel_size: Side length f of the dilated kernels, 3 or 5 in the paper.

@@ -35,7 +35,7 @@ class SsaeModel(nn.Module):
         smoothing_size: Side length k of the mean filter: an odd number of pixels, or a share of the image's shorter
             side in (0, 1).
         smoothing_repeats: How often n the map is filtered.
-        calibration: ``"none"``, ``"pixel"`` or ``"avgmap"``.
+        calibration: ``"none"``, ``"pixel"``, ``"auto"`` or ``"avgmap"``.
         avgmap_power: Power t of ``"avgmap"``.
 
     Raises:
@@ -73,7 +73,7 @@ class SsaeModel(nn.Module):
         self.image_score = image_score
         self.smoothing_size = smoothing_size
         self.smoothing_repeats = smoothing_repeats
-        self.calibration = Calibration(calibration, (*CALIBRATIONS, "avgmap"), avgmap_power)
+        self.calibration = Calibration(calibration, (*CALIBRATIONS, "auto", "avgmap"), avgmap_power)
         self.networks = nn.ModuleList(
             FilteringAutoEncoder(channels, base_width, kernel_size, dilations) for _ in OBJECTIVES[objective]
         )

@@ -146,7 +146,7 @@ def test_crops_grow_with_the_share_of_training(folder: Folder, tmp_path: Path) -
         ({"crop_scales": [0.5, 1.5]}, r"crop_scales is \[0.5, 1.5\]: give shares"),
         ({"score_function": "l1"}, "score_function is 'l1': choose one of"),
         ({"image_score": "sum"}, "image_score is 'sum': choose one of"),
-        ({"calibration": "auto"}, "calibration is 'auto': choose one of"),
+        ({"calibration": "some"}, "calibration is 'some': choose one of"),
         ({"dilations": 2}, r"dilations is 2: give a list, for example \[1, 2, 4, 8\]"),
         ({"dilations": [1, 1]}, r"dilations is \[1, 1\]"),
         ({"kernel_size": 4}, "kernel_size is 4"),

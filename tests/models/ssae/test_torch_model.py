@@ -133,7 +133,7 @@ def test_grey_images_of_one_channel() -> None:
         ("score_function", "msgms", r"score_function is 'msgms': choose one of \['squared', 'ssim'\]"),
         ("image_score", "sum", r"image_score is 'sum': choose one of \['mean', 'max'\]"),
         ("image_score", ["max"], r"image_score is \['max'\]: choose one of"),
-        ("calibration", "image", r"calibration is 'image': choose one of \['none', 'pixel', 'avgmap'\]"),
+        ("calibration", "image", r"calibration is 'image': choose one of \['none', 'pixel', 'auto', 'avgmap'\]"),
         ("avgmap_power", 0, "avgmap_power is 0: it must be greater than 0"),
         ("smoothing_size", 20, "smoothing_size is 20: it must be a positive odd number"),
         ("smoothing_repeats", -1, "smoothing_repeats is -1: it must be at least 0"),
