@@ -3,6 +3,7 @@
 # ruff: noqa: T201  # a command prints
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import TypeVar
 import cv2
 import openvino
 
-from .inference import infer, load_model, reason, usable
+from .inference import Result, infer, load_model, reason, usable
 from .output import open_table, present
 from .sources import open_source
 from .window import Window
@@ -62,6 +63,14 @@ def timed(items: Iterator[Item], seconds: dict[str, float], stage: str) -> Itera
         yield item
 
 
+def judged(results: Iterator[Result], threshold: float | None) -> Iterator[Result]:
+    """Pass on results, with verdicts by the user's own threshold where there is one."""
+    for result in results:
+        if threshold is not None:
+            result.pred_label = result.pred_score > threshold
+        yield result
+
+
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event, so that all can end in good order; the second one ends at once."""
@@ -78,6 +87,14 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+def number(text: str) -> float:
+    """Return an argument's value; argparse says what came if it is none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m riad_anomalib.deploy",
@@ -89,6 +106,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("source", help="folder of images, image, video, or a camera's number (./0 for a file of that name)")
     add("--output", type=Path, metavar="DIR", help="write DIR/results.csv and a picture of every map")
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
+    units = "call pictures with a score above X anomalous, in the table's units (default: the model's own threshold)"
+    add("--threshold", type=number, metavar="X", help=units)
     modes = "one picture at a time, or as many as OpenVINO proposes (default: %(default)s)"
     add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
@@ -119,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = Summary()
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skipped)
-        results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
+        results = judged(infer(queue, images, ahead=0 if one_at_a_time else len(queue)), arguments.threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

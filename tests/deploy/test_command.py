@@ -87,6 +87,33 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(
     assert not (tmp_path / "output").exists()
 
 
+def test_a_threshold_of_the_users_own_moves_the_verdicts_and_no_score(
+    exported: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(exported, pictures, "--output", tmp_path / "models") == 0
+    scores = {row["name"]: row["score"] for row in rows(tmp_path / "models")}
+    third = sorted(map(float, scores.values()))[2]
+    for threshold, anomalous in ((third + 1e-4, 3), (-1, 6), (1, 0)):
+        assert run(exported, pictures, "--output", tmp_path / "own", "--threshold", threshold) == 0
+        assert f" {anomalous} anomalous" in capsys.readouterr().out
+        table = rows(tmp_path / "own")
+        assert {row["name"]: row["score"] for row in table} == scores
+        for row in table:
+            assert (row["verdict"] == "anomalous") == (float(row["score"]) > threshold)
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf", "high"])
+def test_a_threshold_that_is_no_number_is_refused(
+    threshold: str, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(exported, "pictures", "--threshold", threshold)
+    assert f"argument --threshold: invalid number value: '{threshold}'" in capsys.readouterr().err
+
+
 def test_the_summary_shares_out_all_the_time() -> None:
     summary = deploy.Summary({"reading": 1.0, "results": 3.0, "total": 4.0}, ["x"], frames=8, anomalous=2)
     assert str(summary).splitlines() == [
