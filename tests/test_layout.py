@@ -18,7 +18,8 @@ ALLOWED: dict[str, set[str]] = {
     "components": SCIENCE,
     "host": SCIENCE | ANOMALIB | {"components", "registry"},
     "models": SCIENCE | ANOMALIB | {"components", "host", "registry"},
-    "deploy": {"cv2", "numpy", "openvino"},
+    "report": {"cv2", "numpy"},
+    "deploy": {"cv2", "numpy", "openvino", "report"},
     "demo_data": {"PIL", "numpy", "skimage"},
 }
 """What each room may import besides the standard library and itself; a model is a room of its own."""

@@ -14,7 +14,9 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from .sources import Frame, Image
+from riad_anomalib.report import Image
+
+from .sources import Frame
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """What anomalib's graphs with a post-processor return."""

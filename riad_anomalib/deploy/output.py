@@ -8,35 +8,22 @@ from pathlib import Path
 from typing import TextIO
 
 import cv2
-import numpy as np
+
+from riad_anomalib.report import Image, heat_over, jpeg
 
 from .inference import Result, reason
-from .sources import Image
 from .window import Window
 
 
 def draw(result: Result) -> Image:
     """Return the image under the map's colours (blue 0, red 1) with the mask's outline, score and verdict."""
-    height, width = result.image.shape[:2]
-    heat = (cv2.resize(result.anomaly_map, (width, height)).clip(0, 1) * 255).astype(np.uint8)
-    overlay: Image = cv2.addWeighted(result.image, 0.6, cv2.applyColorMap(heat, cv2.COLORMAP_JET), 0.4, 0)
-    mask = cv2.resize(result.pred_mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    overlay = heat_over(result.image, result.anomaly_map, result.pred_mask)
+    width = result.image.shape[1]
     scale, line, white = width / 500, 1 + width // 500, (255, 255, 255)
-    cv2.drawContours(overlay, outlines, -1, white, line)
     overlay[: int(40 * scale)] //= 3  # a dark strip, for the text to stand out
     text, place = f"{result.pred_score:.3f} {result.verdict}", (int(10 * scale), int(28 * scale))
     cv2.putText(overlay, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, white, line, cv2.LINE_AA)
     return overlay
-
-
-def _jpeg(image: Image) -> bytes:
-    is_encoded, data = cv2.imencode(".jpg", image)
-    if not is_encoded:
-        height, width = image.shape[:2]
-        msg = f"is {height}x{width}, of which OpenCV makes no JPEG: it has at most 65500 pixels a side"
-        raise cv2.error(msg)
-    return data.tobytes()
 
 
 def open_table(output: Path, source: str) -> TextIO:
@@ -78,7 +65,7 @@ def present(result: Result, output: Path | None, table: TextIO | None, window: W
             window.show(overlay)
         if output:
             path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
-            picture = _jpeg(overlay)
+            picture = jpeg(overlay)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)
     except cv2.error as error:

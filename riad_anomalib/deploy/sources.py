@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from riad_anomalib.report import Image
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The files that anomalib reads as images."""
 
-Image = NDArray[Any]
-"""What OpenCV reads: uint8, ``(H, W, 3)``, blue first."""
 Frame = tuple[str, Image | None]
 """A picture of the source by its name; None where it cannot be read."""
 

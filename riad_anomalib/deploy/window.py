@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from .sources import Image
+from riad_anomalib.report import Image
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
