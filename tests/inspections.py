@@ -1,6 +1,8 @@
 """What the tests of the inspection program share: pictures, videos, other models, a run and its table."""
 
 import csv
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,15 @@ def other_model(path: Path, shape: list[int], names: tuple[str, ...]) -> Path:
 def rows(output: Path) -> list[dict[str, str]]:
     with (output / "results.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def page(output: Path) -> Any:
+    """What report.html is told, a dict for each picture."""
+    text = (output / "report.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    told = json.loads(data)
+    names = ("name", "score", "is_anomalous", "is_defective", "views")
+    return told | {"rows": [dict(zip(names, row, strict=True)) for row in told["rows"]]}
 
 
 def run(*arguments: object) -> int:

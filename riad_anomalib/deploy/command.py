@@ -5,22 +5,25 @@
 import argparse
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import cv2
 import openvino
 
+from riad_anomalib.report import Report
+
 from .inference import Result, infer, load_model, reason, usable
-from .output import open_table, present
+from .output import open_output, present
 from .sources import open_source
 from .window import Window
 
@@ -95,7 +98,7 @@ def number(text: str) -> float:
     return value
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m riad_anomalib.deploy",
         description="Inspect pictures with a model that anomalib exported to OpenVINO.",
@@ -104,7 +107,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
     add("source", help="folder of images, image, video, or a camera's number (./0 for a file of that name)")
-    add("--output", type=Path, metavar="DIR", help="write DIR/results.csv and a picture of every map")
+    add("--output", type=Path, metavar="DIR", help="write DIR/report.html, results.csv and a picture of every map")
+    goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
+    add("--good", metavar="NAME", help=goods)
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
     units = "call pictures with a score above X anomalous, in the table's units (default: the model's own threshold)"
     add("--threshold", type=number, metavar="X", help=units)
@@ -113,22 +118,63 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
     precisions = "f32 as the thresholds were found (default); auto: OpenVINO's choice, bf16 on some CPUs"
     add("--precision", choices=("f32", "bf16", "auto"), default="f32", help=precisions)
-    return parser.parse_args(argv)
+    return parser
+
+
+def _again(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """Return the command of this run up to the threshold."""
+    words = ["python", "-m", "riad_anomalib.deploy"]
+    for name, value in vars(arguments).items():
+        if name in {"model", "source"}:
+            words.append(str(value))
+        elif name != "threshold" and value != parser.get_default(name):
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def _output(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> tuple[TextIO, Report] | tuple[None, None]:
+    if not arguments.output:
+        if arguments.good:
+            msg = "--good is for the report: give --output too"
+            raise ValueError(msg)
+        return None, None
+    page = {"heading": f"Inspection of {arguments.source}", "command": _again(parser, arguments)}
+    page |= {"threshold": arguments.threshold, "good": arguments.good}
+    return open_output(arguments.output, arguments.source, **page)
+
+
+def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_short: bool) -> str:
+    """Write the page, which says what is missing, and return what is wrong."""
+    if not report:
+        return problem
+    if problem or is_cut_short:
+        report.notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
+    report.notes += [f"Skipped, because it cannot be read or has another size: {name}" for name in summary.skipped]
+    try:
+        report.write()
+    except OSError as error:
+        return problem or f"no page: {error}"
+    return problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Inspect pictures from the command line and return the exit status."""
-    arguments = _arguments(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     cv2.utils.logging.setLogLevel(0)  # of files that OpenCV cannot read, usable tells
     with _interruptible() as interrupted, ExitStack() as files:
         try:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
-            table = files.enter_context(open_table(arguments.output, arguments.source)) if arguments.output else None
+            table, report = _output(parser, arguments)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return ERROR
+
+        files.enter_context(table or nullcontext())
 
         def is_wanted(_: object = None) -> bool:
             return not (interrupted.is_set() or (window and not window.is_open))
@@ -142,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):
-                summary.undrawn += not present(result, arguments.output, table, window)
+                summary.undrawn += not present(result, table, report, window)
                 summary.frames += 1
                 summary.anomalous += result.pred_label
             if window and window.is_lost:
@@ -150,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, RuntimeError, cv2.error) as error:
             problem = reason(error)
         summary.seconds["total"] = time.perf_counter() - start
+        problem = _write(report, summary, problem, is_cut_short=not is_wanted())
         if problem:
             print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)
         try:

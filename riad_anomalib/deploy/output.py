@@ -1,15 +1,15 @@
-"""Where results go: overlays, a table, the terminal and a window."""
+"""Where results go: overlays, a table, a page, the terminal and a window."""
 
 # ruff: noqa: T201  # a command prints
 
 import csv
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import cv2
 
-from riad_anomalib.report import Image, heat_over, jpeg
+from riad_anomalib.report import Image, Report, heat_over, jpeg
 
 from .inference import Result, reason
 from .window import Window
@@ -26,8 +26,13 @@ def draw(result: Result) -> Image:
     return overlay
 
 
-def open_table(output: Path, source: str) -> TextIO:
-    """Make the output folder and begin its ``results.csv``.
+def open_output(output: Path, source: str, **page: Any) -> tuple[TextIO, Report]:  # noqa: ANN401
+    """Make the output folder, begin its ``results.csv`` and gather for its page.
+
+    Args:
+        output: The folder.
+        source: Where the pictures come from.
+        page: What :class:`Report` is to know.
 
     Raises:
         ValueError: If the folder lies in the source or cannot be written.
@@ -38,14 +43,14 @@ def open_table(output: Path, source: str) -> TextIO:
     try:
         output.mkdir(parents=True, exist_ok=True)
         table = (output / "results.csv").open("w", newline="", encoding="utf-8", buffering=1)  # a line at a time
+        csv.writer(table).writerow(("name", "score", "verdict"))
+        return table, Report(output, **page)
     except OSError as error:
         msg = f"output {output} cannot be written ({error.strerror}): give another folder"
         raise ValueError(msg) from error
-    csv.writer(table).writerow(("name", "score", "verdict"))
-    return table
 
 
-def present(result: Result, output: Path | None, table: TextIO | None, window: Window | None) -> bool:
+def present(result: Result, table: TextIO | None, report: Report | None, window: Window | None) -> bool:
     """Print a result, and write and show it where that is asked for.
 
     Returns:
@@ -57,14 +62,17 @@ def present(result: Result, output: Path | None, table: TextIO | None, window: W
     print(f"{result.name}  {result.pred_score:.3f}  {result.verdict}", flush=True)
     if table:
         csv.writer(table).writerow((result.name, f"{result.pred_score:.6f}", result.verdict))
-    if not (output or window):
+    if report:
+        report.add(result.name, result.pred_score, result.pred_label)
+    if not (report or window):
         return True
     try:
         overlay = draw(result)
         if window:
             window.show(overlay)
-        if output:
-            path = output / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
+        if report:
+            report.show(result.image, result.anomaly_map, result.pred_mask)
+            path = report.folder / f"{result.name}.jpg"  # after the old suffix: there may be an a.png and an a.jpg
             picture = jpeg(overlay)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)

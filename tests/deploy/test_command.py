@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from inspections import NAMES, other_model, picture, rows, run, write_video
+from inspections import NAMES, other_model, page, picture, rows, run, write_video
 from PIL import Image
 
 from riad_anomalib import deploy
@@ -31,6 +31,9 @@ def test_pictures_that_cannot_be_used_are_named_and_the_others_done(
     assert [line.split(": ")[:2][1].split()[0] for line in err.splitlines()] == ["2.png", "3.png", "4.jpg"]
     assert "2 frames" in out
     assert "3 skipped" in out
+    told = page(tmp_path / "output")
+    assert [row["name"] for row in told["rows"]] == ["1.png", "5.jpg"]
+    assert [note.rpartition(": ")[2] for note in told["notes"]] == ["2.png", "3.png", "4.jpg"]
 
 
 @pytest.fixture
@@ -146,6 +149,9 @@ def test_ctrl_c_finishes_what_was_begun(mode: str, exported: Path, tmp_path: Pat
     assert 3 <= len(results) < 1000
     assert [row["name"] for row in rows(output)] == [line.split()[0] for line in results]
     assert len(list(output.glob("*.jpg"))) == len(results)
+    told = page(output)
+    assert [row["name"] for row in told["rows"]] == [line.split()[0] for line in results]
+    assert told["notes"] == [f"The run ended early, after {len(results)} pictures."]
     assert numbers.startswith(f"{len(results)} frames")
     percents = [int(percent) for percent in re.findall(r"(\d+)%", shares)]
     assert abs(sum(percents) - 100) <= 1

@@ -1,8 +1,9 @@
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from inspections import NAMES, rows, run
+from inspections import NAMES, page, rows, run
 from PIL import Image
 
 from riad_anomalib import deploy
@@ -50,7 +51,12 @@ def test_both_modes_write_the_same_in_the_order_of_the_source(
         for row in table:
             assert (float(row["score"]) > 0.5) == (row["verdict"] == "anomalous")
         written = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-        assert written == {"results.csv", *(f"{row['name']}.jpg" for row in table)}
+        seen = {f"report_files/{i}.{kind}.jpg" for i in range(6) for kind in ("0", "1", "thumbnail")}
+        assert written == {"results.csv", "report.html", *(f"{row['name']}.jpg" for row in table), *seen}
+        told = page(output)["rows"]
+        assert [row["name"] for row in told] == [row["name"] for row in table]
+        assert [f"{row['score']:.6f}" for row in told] == [row["score"] for row in table]
+        assert [row["is_anomalous"] for row in told] == [row["verdict"] == "anomalous" for row in table]
     assert lines["latency"] == lines["throughput"]
 
 
@@ -72,6 +78,7 @@ def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_dra
     assert "3 frames" in out
     assert " 0 skipped, 1 not drawn; " in out
     assert sorted(path.name for path in output.glob("*.jpg")) == ["1.png.jpg", "3.png.jpg"]
+    assert [row["views"] for row in page(output)["rows"]] == [2, 2, 2]  # smaller, all of them can be drawn
 
 
 def test_overlays_do_not_go_among_the_pictures(
@@ -103,3 +110,31 @@ def test_a_disk_that_fills_up_ends_the_run(
     assert "No space left on device" in err
     assert "3 frames" in out
     assert len(rows(tmp_path / "output")) == 4
+    told = page(tmp_path / "output")
+    assert len(told["rows"]) == 4
+    assert [note for note in told["notes"] if "ended early" in note and "No space left on device" in note]
+
+
+def test_the_page_counts_errors_where_a_folder_says_what_is_good(
+    exported: Path,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    options = ("--mode", "throughput", "--threshold", "0.25", "--output", tmp_path / "output")
+    assert run(exported, pictures, *options, "--good", "ä") == 0
+    told = page(tmp_path / "output")
+    truth = {row["name"]: row["is_defective"] for row in told["rows"]}
+    assert truth == dict(zip(NAMES, [None, None, None, True, True, False], strict=True))
+    assert told["threshold"] == 0.25
+    words = ["python", "-m", "riad_anomalib.deploy", exported, pictures]
+    words += ["--output", tmp_path / "output", "--good", "ä", "--mode", "throughput"]
+    assert shlex.split(told["command"]) == [str(word) for word in words]
+    assert run(exported, pictures, *options, "--good", "fine") == 0
+    told = page(tmp_path / "output")
+    assert {row["is_defective"] for row in told["rows"]} == {None}
+    assert told["notes"] == ["No picture is in a sub-folder fine: what is good is not known."]
+
+
+def test_what_is_good_is_for_the_page(exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(exported, pictures, "--good", "good") == 2
+    assert capsys.readouterr().err == "error: --good is for the report: give --output too\n"
