@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from riad_anomalib import deploy
+from riad_anomalib.report import Report
 
 WIDTH, HEIGHT = 56, 40
 NAMES = ["a.jpg", "a.png", "grey.tif", "line 2/large.png", "line 2/turned.JPG", "line 2/ä/palette.png"]
@@ -64,3 +66,28 @@ def page(output: Path) -> Any:
 
 def run(*arguments: object) -> int:
     return deploy.main([str(argument) for argument in arguments])
+
+
+HOSTILE = [
+    "</script><script>window.owned = 1</script>.png",
+    "<img src=x onerror='window.owned = 2'>/\"quoted\" 'names'.png",
+    "<!--<script>.png",
+    "a b/100% #1?x=1&amp;.png",
+    "{{ data }} ${alert(1)} `\\u003c.png",
+    "line\nbreak\u2028\x00.png",
+    "ä/日本/\N{WAVING HAND SIGN}.png",
+    os.fsdecode(b"latin \xe4.png"),
+    '=HYPERLINK("http://example.org"),x.png',
+]
+"""Names that are more than letters to HTML, scripts, addresses, templates or tables."""
+
+
+def hostile(folder: Path) -> Report:
+    """A report of pictures by such names, the last the worst."""
+    report = Report(folder, HOSTILE[0], f"python '{HOSTILE[1]}'")
+    for number, name in enumerate(HOSTILE):
+        report.add(name, number / 8, number > 4)
+        report.show(np.full((30, 40, 3), 20 * number, np.uint8), np.eye(8, dtype=np.float32), np.eye(8) > 0)
+    report.notes.append(HOSTILE[2])
+    report.write()
+    return report

@@ -1,37 +1,12 @@
 import math
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from inspections import page
+from inspections import HOSTILE, hostile, page
 
 from riad_anomalib.report import Report
-
-HOSTILE = [
-    "</script><script>window.owned = 1</script>.png",
-    "<img src=x onerror='window.owned = 2'>/\"quoted\" 'names'.png",
-    "<!--<script>.png",
-    "a b/100% #1?x=1&amp;.png",
-    "{{ data }} ${alert(1)} `\\u003c.png",
-    "line\nbreak\u2028\x00.png",
-    "ä/日本/\N{WAVING HAND SIGN}.png",
-    os.fsdecode(b"latin \xe4.png"),
-    '=HYPERLINK("http://example.org"),x.png',
-]
-"""Names that are more than letters to HTML, scripts, addresses, templates or tables."""
-
-
-def hostile(folder: Path) -> Report:
-    """A report of pictures by such names, the last the worst."""
-    report = Report(folder, HOSTILE[0], f"python '{HOSTILE[1]}'")
-    for number, name in enumerate(HOSTILE):
-        report.add(name, number / 8, number > 4)
-        report.show(np.full((30, 40, 3), 20 * number, np.uint8), np.eye(8, dtype=np.float32), np.eye(8) > 0)
-    report.notes.append(HOSTILE[2])
-    report.write()
-    return report
 
 
 def test_no_name_ends_the_script_that_carries_it(tmp_path: Path) -> None:
