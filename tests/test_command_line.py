@@ -73,8 +73,10 @@ def test_train_leaves_a_checkpoint_pictures_and_a_config_with_one_name(trained: 
 
 
 def test_test_and_predict_with_the_checkpoint_by_any_spelling(trained: Path, workplace: Path) -> None:
-    output = anomalib(f"test --model Riad {TINY} {COFFEE} --ckpt_path {trained} {CPU}", workplace)
+    page = "--model.visualizer riad_anomalib.ReportVisualizer"
+    output = anomalib(f"test --model Riad {TINY} {page} {COFFEE} --ckpt_path {trained} {CPU}", workplace)
     assert "image_AUROC" in output
+    assert len(list(workplace.glob("results/Riad/**/report/report.html"))) == 1
     # The image size comes from the checkpoint: the default of 256x256 is not what it was trained with.
     anomalib(
         "predict --model riad_anomalib.Riad --model.base_width 4 --model.region_sizes [2,8] "

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_the_source_distribution_has_every_file_that_git_does_not_ignore(tmp_pat
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--target", tmp_path / "hatchling", "hatchling"], check=True)
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", tmp_path],
+        [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--target", "wheel", "--directory", tmp_path],
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "hatchling")},
@@ -27,3 +28,8 @@ def test_the_source_distribution_has_every_file_that_git_does_not_ignore(tmp_pat
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
     assert packed == {"PKG-INFO", *listed.split("\0")[:-1]}
+    (wheel,) = tmp_path.glob("*.whl")
+    in_package = {name for name in packed if name.startswith("riad_anomalib/")}
+    assert "riad_anomalib/report/page.html" in in_package
+    with zipfile.ZipFile(wheel) as files:
+        assert in_package <= set(files.namelist())

@@ -6,6 +6,7 @@ Nothing here knows a model. :class:`HostMixin` hangs these modules' functions in
 from .length import progress, step_schedule
 from .module import HostMixin
 from .pre_processing import height_and_width
+from .report_visualizer import ReportVisualizer
 from .visualizer import ReconstructionVisualizer
 
-__all__ = ["HostMixin", "ReconstructionVisualizer", "height_and_width", "progress", "step_schedule"]
+__all__ = ["HostMixin", "ReconstructionVisualizer", "ReportVisualizer", "height_and_width", "progress", "step_schedule"]
