@@ -41,13 +41,13 @@ def open_output(output: Path, source: str, **page: Any) -> tuple[TextIO, Report]
         msg = f"output {output} lies in the source, where the next run would take overlays for pictures: move it"
         raise ValueError(msg)
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        report = Report(output, **page)
         table = (output / "results.csv").open("w", newline="", encoding="utf-8", buffering=1)  # a line at a time
-        csv.writer(table).writerow(("name", "score", "verdict"))
-        return table, Report(output, **page)
     except OSError as error:
         msg = f"output {output} cannot be written ({error.strerror}): give another folder"
         raise ValueError(msg) from error
+    csv.writer(table).writerow(("name", "score", "verdict"))
+    return table, report
 
 
 def present(result: Result, table: TextIO | None, report: Report | None, window: Window | None) -> bool:

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from inspections import HOSTILE, hostile
+
+from riad_anomalib.report import Report
+
+pytest.importorskip("selenium", reason="the page is looked at through Selenium: pip install selenium")
+
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
-
-from riad_anomalib.report import Report
 
 SCORES = {"bad/1.png": 0.9, "bad/2.png": 0.6, "bad/3.png": 0.3, "good/1.png": 0.2, "good/2.png": 0.4, "good/3.png": 0.7}
 
