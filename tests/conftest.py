@@ -6,7 +6,7 @@ import pytest
 from anomalib.data import Folder
 from PIL import Image
 
-from riad_anomalib import demo_data
+from riad_anomalib import demo_data, demo_video
 
 collect_ignore = ["blur.py"]
 """The search for doctests would import, and register, the model a second time by another name."""
@@ -50,3 +50,12 @@ def small_demo_data() -> Callable[[Path, int], Path]:
             return demo_data.make_demo_data(root)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the demo's clips with 13 frames each, three to train on and two to test, in UCSD Ped's layout."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in (("NUM_TRAIN_CLIPS", 3), ("NUM_TEST_CLIPS", 2), ("NUM_FRAMES", 13)):
+            patch.setattr(demo_video, name, number)
+        return demo_video.make_demo_video(tmp_path_factory.mktemp("footage"))

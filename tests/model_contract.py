@@ -8,7 +8,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch, VideoBatch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -91,14 +91,17 @@ class ModelContract(Contract):
             assert self.outcome(**needed, **{name: value}) != (self.outcome(**needed) if needed else outcome), name
 
     def outcome(self, **arguments: Any) -> tuple[float, float]:
-        """The means of maps and scores after one training step."""
+        """The means of maps, and of scores as those of a video, after one training step."""
         model = self.build(**arguments)
         images = model.pre_processor(self.images())
         optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
         torch.manual_seed(1)
         model.train().training_step(ImageBatch(image=images), 0)["loss"].backward()
         optimizer.step()
-        anomaly_map, pred_score = self.scores(model, images)
+        anomaly_map, _ = self.scores(model, images)
+        clip = VideoBatch(image=images, video_path=["clip"] * len(images), frames=torch.arange(len(images))[:, None])
+        with torch.no_grad():
+            pred_score = model.test_step(clip, 0).pred_score
         return anomaly_map.double().mean().item(), pred_score.double().mean().item()
 
     @pytest.mark.filterwarnings(UNATTACHED)

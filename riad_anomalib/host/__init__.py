@@ -7,6 +7,15 @@ from .length import progress, step_schedule
 from .module import HostMixin
 from .pre_processing import height_and_width
 from .report_visualizer import ReportVisualizer
+from .video import check_past_frames
 from .visualizer import ReconstructionVisualizer
 
-__all__ = ["HostMixin", "ReconstructionVisualizer", "ReportVisualizer", "height_and_width", "progress", "step_schedule"]
+__all__ = [
+    "HostMixin",
+    "ReconstructionVisualizer",
+    "ReportVisualizer",
+    "check_past_frames",
+    "height_and_width",
+    "progress",
+    "step_schedule",
+]

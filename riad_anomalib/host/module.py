@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from anomalib import LearningType, TaskType
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule, Batch, VideoBatch
+from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
@@ -22,7 +23,7 @@ from torchvision.transforms.v2 import Resize
 from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, length, pre_processing
+from . import checkpoints, length, pre_processing, video
 from .normal_images import normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 
@@ -73,7 +74,11 @@ class HostMixin(Module):
     scoring_arguments: ClassVar[Sequence[str]]
     """Arguments that make other scores of the same network: a checkpoint with other values brings a warning."""
 
+    past_frames: int = 3  # [RIAD] Sec. 4.3
+    """Over how many frames of a video a score is averaged, its own the last; images never see it."""
+
     model: TorchModel  # type: ignore[assignment]  # a module too
+    _frame_scores: video.FrameScores | None = None
 
     # Pre-processing
 
@@ -99,9 +104,17 @@ class HostMixin(Module):
         return self.model.image_size
 
     def setup(self, stage: str) -> None:
-        """Refuse a pre-processor that takes images out of [0, 1], before any time is spent on them."""
+        """Refuse, before any time is spent, what cannot work; let a video's evaluation see every frame once.
+
+        Raises:
+            ValueError: If the pre-processor takes images out of [0, 1], or several processes share out a video.
+        """
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if video.has_videos(datamodule):
+            video.check_processes(self.trainer, self.past_frames)
+            video.evaluate_every_frame(datamodule)
 
     # Training
 
@@ -140,8 +153,14 @@ class HostMixin(Module):
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
+        """Make every frame of a clip an image to train on."""
+        del batch_idx
+        video.flatten_clips(batch)
+
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
+        self._frame_scores = None
         calibration = self.model.calibration
         if calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
             gathered = normal_statistics(self.trainer, self._dissimilarity_map, calibration.statistics)
@@ -151,9 +170,47 @@ class HostMixin(Module):
         """Return the map that calibration is for, of images that are not pre-processed."""
         return self.model.dissimilarity_map(pre_processing.transformed(self.pre_processor, images.to(self.device)))
 
-    def validation_step(self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    # Evaluation
+
+    def on_test_start(self) -> None:
+        """Begin videos anew."""
+        self._frame_scores = None
+
+    def on_predict_start(self) -> None:
+        """Begin videos anew."""
+        self._frame_scores = None
+
+    def validation_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Score a batch."""
         return self.test_step(batch, batch_idx, *args, **kwargs)
+
+    def test_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Score a batch; of clips, in place, every frame that has no score yet.
+
+        anomalib's thresholds and metrics read the batch, so they are those of the averaged scores.
+        """
+        if not isinstance(batch, VideoBatch):
+            return super().test_step(batch, batch_idx, *args, **kwargs)
+        target = VideoTargetFrame.LAST
+        if self._trainer is not None:
+            video.check_processes(self.trainer, self.past_frames)  # of loaders that no data module has
+            target = video.target_frame(self.trainer)
+        if self._frame_scores is None:
+            self._frame_scores = video.FrameScores(self.past_frames)
+        self._frame_scores.take_new_frames(batch, target)
+        outputs = super().test_step(batch, batch_idx, *args, **kwargs)  # the batch itself
+        batch.pred_score = self._frame_scores.averaged(batch)
+        return outputs
+
+    def predict_step(self, batch: Batch[Any], batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Score a batch."""
+        return self.test_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the AUROC of every video beside that of all."""
+        if self._frame_scores is not None:
+            for name, value in self._frame_scores.aurocs().items():
+                self.log(f"image_AUROC/{name}", value)
 
     # Checkpoints
 
@@ -244,5 +301,5 @@ class HostMixin(Module):
         images = normal_images(datamodule.train_data, resize)
         if compression_type == CompressionType.INT8_PTQ:
             return quantize(model, images)
-        labelled = with_augmentations(datamodule.val_data, resize)
+        labelled = with_augmentations(video.frame_by_frame(datamodule.val_data), resize)
         return quantize_with_accuracy_control(model, images, labelled, metric, max_drop)

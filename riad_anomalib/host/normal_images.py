@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Transform
 
+from .video import frame_by_frame
+
 NUM_IMAGES = 40
 """Training images that statistics are taken from."""
 
@@ -29,6 +31,7 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
         dataset: anomalib's training set.
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
+    dataset = frame_by_frame(dataset)
     number = min(NUM_IMAGES, len(dataset))
     return Subset(with_augmentations(dataset, augmentations), [i * len(dataset) // number for i in range(number)])
 

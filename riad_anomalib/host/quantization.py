@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, VideoBatch, VideoItem
 from anomalib.metrics import F1Score
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
@@ -32,7 +32,8 @@ def _arguments(model: "openvino.Model", normal_images: Dataset[Any]) -> dict[str
 
 
 def _one_by_one(images: Dataset[Any]) -> "DataLoader[Any]":
-    return DataLoader(images, batch_size=1, collate_fn=ImageBatch.collate)
+    batch = VideoBatch if isinstance(images[0], VideoItem) else ImageBatch
+    return DataLoader(images, batch_size=1, collate_fn=batch.collate)
 
 
 def quantize(model: "openvino.Model", normal_images: Dataset[Any]) -> "openvino.Model":

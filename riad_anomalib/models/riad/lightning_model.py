@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive, plain_list, whole_number
-from riad_anomalib.host import HostMixin, height_and_width, step_schedule
+from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
 
 from .loss import RiadLoss
 from .torch_model import RiadModel
@@ -49,6 +49,7 @@ class Riad(HostMixin, AnomalibModule):
             ``pre_processor`` that resizes wins over it.
         num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
+        past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
             removed pixel is 0 and the constants of GMS and SSIM are for [0, 1]).
         post_processor: Post-processor, or whether to use anomalib's default.
@@ -70,6 +71,7 @@ class Riad(HostMixin, AnomalibModule):
         "smoothing_size",
         "num_partitions",
         "partition_seed",
+        "past_frames",
     )
     model: RiadModel
     loss: RiadLoss
@@ -89,6 +91,7 @@ class Riad(HostMixin, AnomalibModule):
         image_size: tuple[int, int] = default_image_size,
         num_partitions: int = 1,
         partition_seed: int = 0,
+        past_frames: int = 3,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -99,6 +102,7 @@ class Riad(HostMixin, AnomalibModule):
         region_sizes = plain_list("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         image_size = height_and_width(image_size)
+        past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
         super().__init__(
             pre_processor=pre_processor,
@@ -107,6 +111,7 @@ class Riad(HostMixin, AnomalibModule):
             visualizer=visualizer,
         )
         self.lr = lr
+        self.past_frames = past_frames
         self.model = RiadModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=self.adopt_pre_processor(pre_processor, image_size),

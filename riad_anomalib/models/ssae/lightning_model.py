@@ -24,7 +24,7 @@ from riad_anomalib.components.corruption import (
     random_crop,
 )
 from riad_anomalib.components.sdc import STRIDE
-from riad_anomalib.host import HostMixin, height_and_width, progress, step_schedule
+from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, progress, step_schedule
 
 from .loss import SsaeLoss
 from .torch_model import SsaeModel
@@ -69,6 +69,7 @@ class Ssae(HostMixin, AnomalibModule):
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
         image_size: Height and width that images are resized to, multiples of 8. A ``pre_processor`` that resizes wins
             over it.
+        past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
         post_processor: Post-processor, or whether to use anomalib's default.
@@ -89,6 +90,7 @@ class Ssae(HostMixin, AnomalibModule):
         "image_score",
         "calibration",
         "avgmap_power",
+        "past_frames",
     )
     model: SsaeModel
     loss: SsaeLoss
@@ -116,6 +118,7 @@ class Ssae(HostMixin, AnomalibModule):
         dilations: Sequence[int] = (1, 2, 4, 8, 16, 32),
         lr: float = 1e-4,
         image_size: tuple[int, int] = default_image_size,
+        past_frames: int = 3,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -132,6 +135,7 @@ class Ssae(HostMixin, AnomalibModule):
             raise ValueError(msg)
         dilations = [whole_number("dilations", d) for d in plain_list("dilations", dilations, "[1, 2, 4, 8]")]
         image_size = height_and_width(image_size)
+        past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
         super().__init__(
             pre_processor=pre_processor,
@@ -149,6 +153,7 @@ class Ssae(HostMixin, AnomalibModule):
         self.augmentation = augmentation
         self.crop_scales = crop_scales
         self.lr = lr
+        self.past_frames = past_frames
         self.model = SsaeModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=image_size,

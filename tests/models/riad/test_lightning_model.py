@@ -33,6 +33,7 @@ class TestRiad(ModelContract, EngineContract):
         "image_size": (32, 64),
         "num_partitions": 2,
         "partition_seed": 1,
+        "past_frames": 1,
     }
 
     def check_log(self, rows: list[dict[str, str]]) -> None:
@@ -69,6 +70,8 @@ class TestRiad(ModelContract, EngineContract):
         ({"num_disjoint_sets": float("nan")}, "num_disjoint_sets is nan: it must be a whole number"),
         ({"base_width": None}, "base_width is None: it must be a whole number"),
         ({"base_width": True}, "base_width is True: it must be a whole number"),
+        ({"past_frames": 0}, "past_frames is 0: give 1 for every frame's own score, or more"),
+        ({"past_frames": 2.5}, "past_frames is 2.5: it must be a whole number"),
         ({"num_partitions": 1.5}, "num_partitions is 1.5: it must be a whole number"),
         ({"partition_seed": "a"}, "partition_seed is 'a': it must be a whole number"),
         ({"smoothing_size": True}, "smoothing_size is True: it must be a finite number"),

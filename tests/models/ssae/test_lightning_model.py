@@ -45,6 +45,7 @@ class TestSsae(ModelContract, EngineContract):
         "dilations": (1, 4),
         "lr": 0.1,
         "image_size": (32, 64),
+        "past_frames": 1,
     }
     needs: ClassVar[dict[str, dict[str, Any]]] = {"avgmap_power": {"calibration": "avgmap"}}
 

@@ -1,0 +1,193 @@
+"""Videos: clips become frames, and the score of a frame is the mean over itself and the frames before it.
+
+The models look at frames one by one; only the score knows of time ([RIAD] Sec. 4.3). The torch model, and with it every
+export, scores a frame alone.
+"""
+
+import logging
+from collections import defaultdict
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import VideoBatch, VideoItem
+from anomalib.data.datasets.base.video import AnomalibVideoDataset, VideoTargetFrame
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from riad_anomalib.components.arguments import whole_number
+
+logger = logging.getLogger(__name__)
+
+_CLIPS = 5
+"""Dimensions of a batch of clips, (N, T, C, H, W); clips of one frame come as (N, C, H, W)."""
+
+
+def check_past_frames(past_frames: Any) -> int:  # noqa: ANN401
+    """Return over how many frames a score is averaged as a plain number.
+
+    Raises:
+        ValueError: If it is no whole number, or less than 1.
+    """
+    if whole_number("past_frames", past_frames) < 1:
+        msg = f"past_frames is {past_frames}: give 1 for every frame's own score, or more, the paper's is 3"
+        raise ValueError(msg)
+    return int(past_frames)
+
+
+def frame_by_frame(dataset: Any) -> Any:  # noqa: ANN401
+    """Return a video data set in which every item is one frame and every frame is one item; others as they are."""
+    if not isinstance(dataset, AnomalibVideoDataset) or dataset.indexer is None:
+        return dataset
+    dataset = copy(dataset)
+    dataset.clip_length_in_frames = dataset.frames_between_clips = 1
+    dataset.indexer = copy(dataset.indexer)
+    dataset.indexer.compute_clips(1, 1)
+    return dataset
+
+
+def collate(items: list[VideoItem]) -> Any:  # noqa: ANN401
+    """Return a batch of clips; of videos of different sizes, without the frames as they were before resizing."""
+    if len({item.original_image.shape for item in items if item.original_image is not None}) > 1:
+        for item in items:
+            item.original_image = None
+    return VideoBatch.collate(items)
+
+
+def evaluate_every_frame(datamodule: Any) -> None:  # noqa: ANN401
+    """Let a video data module's validation, test and prediction see every frame once, whatever clips it was to cut.
+
+    Clips leave frames out: those between them, those after the last whole one, and all but their target have no label.
+    """
+    datamodule.external_collate_fn = datamodule.external_collate_fn or collate
+    for name in ("val_data", "test_data"):
+        clips: Any = getattr(datamodule, name, None)
+        frames = frame_by_frame(clips)
+        if frames is not clips:
+            if len(frames) != len(clips):
+                logger.info("%s: all %d frames are scored one by one, not %d clips.", name, len(frames), len(clips))
+            setattr(datamodule, name, frames)
+
+
+def has_videos(datamodule: Any) -> bool:  # noqa: ANN401
+    """Return whether a data module's test data are videos."""
+    return isinstance(getattr(datamodule, "test_data", None), AnomalibVideoDataset)
+
+
+def check_processes(trainer: Trainer, past_frames: int) -> None:
+    """Refuse to average over frames that other processes have.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    if trainer.world_size > 1 and past_frames > 1:
+        msg = (
+            f"past_frames is {past_frames}, and {trainer.world_size} processes share out the frames of every video: "
+            "take one device (--trainer.devices 1), or past_frames 1"
+        )
+        raise ValueError(msg)
+
+
+def flatten_clips(batch: Any) -> None:  # noqa: ANN401
+    """Make every frame of clips ``(N, T, C, H, W)`` an image of the batch, in place; images stay as they are."""
+    if isinstance(batch, VideoBatch):
+        image: Tensor = batch.image  # type: ignore[assignment]
+        if image.ndim == _CLIPS:
+            batch.image = image.flatten(0, 1)  # (N*T, C, H, W)
+
+
+def target_frame(trainer: Trainer) -> VideoTargetFrame:
+    """Return which frame of its clips the labels of the data at hand are for."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    loaders = trainer.predict_dataloaders if trainer.predicting else loaders
+    loader = loaders[0] if isinstance(loaders, list) else loaders
+    target: VideoTargetFrame = getattr(getattr(loader, "dataset", None), "target_frame", VideoTargetFrame.LAST)
+    return target
+
+
+class FrameScores:
+    """The scores of an evaluation's frames by video and number: none is scored twice, and each joins the next ones'.
+
+    Args:
+        past_frames: Over how many frames a score is averaged, its own the last.
+    """
+
+    def __init__(self, past_frames: int) -> None:
+        self.past_frames = past_frames
+        self._own: dict[str, dict[int, float]] = defaultdict(dict)
+        self._labelled: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+
+    def take_new_frames(self, batch: Any, target: VideoTargetFrame = VideoTargetFrame.LAST) -> None:  # noqa: ANN401
+        """Make a batch of frames that have no score yet of a batch of clips, in place.
+
+        A batch tells the number and the label of one frame of a clip, its target: that frame is taken.
+
+        Args:
+            batch: A ``VideoBatch`` of clips ``(N, T, C, H, W)``, or frames ``(N, C, H, W)``.
+            target: Which frame of a clip is the target.
+
+        Raises:
+            ValueError: If the batch does not say which frames it has, has no new one, or comes out of order.
+        """
+        if batch.video_path is None or batch.frames is None:
+            msg = "a batch of video has no video_path or no frames: give what anomalib's video data sets collate"
+            raise ValueError(msg)
+        image: Tensor = batch.image
+        if image.ndim == _CLIPS:
+            image = image[:, {"first": 0, "mid": image.shape[1] // 2}.get(VideoTargetFrame(target).value, -1)]
+        frames, new = batch.frames.flatten().tolist(), []
+        for row, (video, frame) in enumerate(zip(batch.video_path, frames, strict=True)):
+            if frame not in self._own[video]:
+                self._check_order(video, frame)
+                self._own[video][frame] = float("nan")  # until averaged() gets it
+                new.append(row)
+        if not new:
+            msg = f"every frame of a batch of {Path(batch.video_path[0]).name} was scored before: give each frame once"
+            raise ValueError(msg)
+        changes: dict[str, Any] = {"image": image[new]}
+        for name in batch.keys(include_none=False):
+            if name != "image":
+                value = batch[name]
+                changes[name] = value[new] if isinstance(value, Tensor) else [value[row] for row in new]
+        batch.update(**changes)
+
+    def _check_order(self, video: str, frame: int) -> None:
+        for later in range(frame + 1, frame + self.past_frames):
+            if later in self._own[video]:
+                msg = (
+                    f"frame {frame} of {Path(video).name} comes after frame {later}, which it is averaged into: give "
+                    "frames in order (no shuffle), or past_frames 1"
+                )
+                raise ValueError(msg)
+
+    def averaged(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Return the scores of a batch of new frames, each the mean over its own and those of the frames before it.
+
+        The first frames of a video, and those after a gap, average what there is.
+
+        Args:
+            batch: What :meth:`take_new_frames` left, with every frame's own score.
+        """
+        scores: Tensor = batch.pred_score.float()
+        frames = batch.frames.flatten().tolist()
+        means = []
+        for video, frame, score in zip(batch.video_path, frames, scores.tolist(), strict=True):
+            own = self._own[video]
+            own[frame] = score
+            window = [own[past] for past in range(frame - self.past_frames + 1, frame + 1) if past in own]
+            means.append(sum(window) / len(window))
+        if batch.gt_label is not None:
+            for video, mean, label in zip(batch.video_path, means, batch.gt_label.tolist(), strict=True):
+                self._labelled[video].append((mean, label))
+        return torch.tensor(means, device=scores.device)
+
+    def aurocs(self) -> dict[str, float]:
+        """Return the AUROC of every video that has normal and anomalous frames, by its name."""
+        found = {}
+        for video, pairs in sorted(self._labelled.items()):
+            scores, labels = torch.tensor(pairs, dtype=torch.float64).T
+            if 0 < labels.mean() < 1:
+                found[Path(video).stem] = binary_auroc(scores, labels.long()).item()
+        return found
