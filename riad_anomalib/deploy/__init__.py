@@ -2,14 +2,27 @@
 
     python -m riad_anomalib.deploy weights/openvino/model.xml pictures --output inspected
 
-The data go sources -> frames -> inference -> results -> output. Needs numpy, openvino, Jinja2 and OpenCV, headless or
-not: OpenCV only decodes, draws and encodes, the window is tkinter's. Nothing here is RIAD's own: any image model that
-``anomalib export`` writes with its post-processor will do.
+The data go sources -> frames -> inference -> results, averaged over time -> output. Needs numpy, openvino, Jinja2 and
+OpenCV, headless or not: OpenCV only decodes, draws and encodes, the window is tkinter's. Nothing here is RIAD's own: any
+image model that ``anomalib export`` writes with its post-processor will do.
 """
 
 from .command import Summary, main
-from .inference import OUTPUTS, Result, as_input, infer, load_model
+from .inference import OUTPUTS, Result, as_input, average, infer, judged, load_model, score_threshold
 from .output import draw
 from .sources import open_source
 
-__all__ = ["OUTPUTS", "Result", "Summary", "as_input", "draw", "infer", "load_model", "main", "open_source"]
+__all__ = [
+    "OUTPUTS",
+    "Result",
+    "Summary",
+    "as_input",
+    "average",
+    "draw",
+    "infer",
+    "judged",
+    "load_model",
+    "main",
+    "open_source",
+    "score_threshold",
+]

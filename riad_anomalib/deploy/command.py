@@ -22,7 +22,7 @@ import openvino
 
 from riad_anomalib.report import Report
 
-from .inference import Result, infer, load_model, reason, usable
+from .inference import average, infer, judged, load_model, reason, score_threshold, usable
 from .output import open_output, present
 from .sources import open_source
 from .window import Window
@@ -66,14 +66,6 @@ def timed(items: Iterator[Item], seconds: dict[str, float], stage: str) -> Itera
         yield item
 
 
-def judged(results: Iterator[Result], threshold: float | None) -> Iterator[Result]:
-    """Pass on results, with verdicts by the user's own threshold where there is one."""
-    for result in results:
-        if threshold is not None:
-            result.pred_label = result.pred_score > threshold
-        yield result
-
-
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event, so that all can end in good order; the second one ends at once."""
@@ -98,6 +90,13 @@ def number(text: str) -> float:
     return value
 
 
+def _number_of_frames(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        msg = f"{text!r} is no number of frames: give 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m riad_anomalib.deploy",
@@ -116,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     modes = "one picture at a time, or as many as OpenVINO proposes (default: %(default)s)"
     add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
+    past = "judge a video's frames by the mean score of N frames, its own the last (default: %(default)s)"
+    add("--past-frames", type=_number_of_frames, default=1, metavar="N", help=past)
     precisions = "f32 as the thresholds were found (default); auto: OpenVINO's choice, bf16 on some CPUs"
     add("--precision", choices=("f32", "bf16", "auto"), default="f32", help=precisions)
     return parser
@@ -128,7 +129,8 @@ def _again(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> st
         if name in {"model", "source"}:
             words.append(str(value))
         elif name != "threshold" and value != parser.get_default(name):
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
     return shlex.join(words)
 
 
@@ -142,7 +144,7 @@ def _output(
         return None, None
     page = {"heading": f"Inspection of {arguments.source}", "command": _again(parser, arguments)}
     page |= {"threshold": arguments.threshold, "good": arguments.good}
-    return open_output(arguments.output, arguments.source, **page)
+    return open_output(arguments.output, arguments.source, is_averaged=arguments.past_frames > 1, **page)
 
 
 def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_short: bool) -> str:
@@ -169,6 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
+            is_averaged, threshold = arguments.past_frames > 1, arguments.threshold
+            if is_averaged and threshold is None:
+                threshold = score_threshold(arguments.model)
             table, report = _output(parser, arguments)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -184,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = Summary()
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skipped)
-        results = judged(infer(queue, images, ahead=0 if one_at_a_time else len(queue)), arguments.threshold)
+        own_results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
+        averaged = average(own_results, arguments.past_frames) if is_averaged else own_results
+        results = judged(averaged, threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

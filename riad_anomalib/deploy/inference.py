@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class Result:
     pred_label: bool
     anomaly_map: NDArray[np.float32]
     pred_mask: NDArray[np.bool_]
+    averaged_score: float | None = None
+    """The mean over this frame and those before it, which the verdict is then on."""
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores that there are, the one that the verdict is on last."""
+        return [self.pred_score] if self.averaged_score is None else [self.pred_score, self.averaged_score]
 
     @property
     def verdict(self) -> str:
@@ -85,6 +92,52 @@ def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.C
     except RuntimeError as error:
         msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({reason(error)})"
         raise ValueError(msg) from error
+
+
+def score_threshold(path: Path) -> float:
+    """Return the score above which an exported model says anomalous, a constant of the graph.
+
+    Raises:
+        ValueError: If the model decides in another way.
+    """
+
+    def first(node: openvino.Node, wanted: str) -> openvino.Node | None:
+        while node.get_type_name() != wanted and node.get_input_size():
+            node = node.input_value(0).get_node()  # through conversions of type and shape
+        return node if node.get_type_name() == wanted else None
+
+    verdict = first(openvino.Core().read_model(path).output("pred_label").get_node(), "Greater")
+    constant = first(verdict.input_value(1).get_node(), "Constant") if verdict else None
+    if constant is None:
+        msg = f"{path} does not compare its score with a number, so means cannot be judged: give --threshold"
+        raise ValueError(msg)
+    return float(constant.get_data().item())
+
+
+def average(results: Iterable[Result], past_frames: int) -> Iterator[Result]:
+    """Give results the mean over their own score and those of the frames before it.
+
+    Args:
+        results: In the order of the frames; those of another folder are another video, which begins anew.
+        past_frames: Over how many frames a score is averaged, its own the last; the first ones average what there is.
+    """
+    recent: deque[float] = deque(maxlen=past_frames)
+    video = None
+    for result in results:
+        folder = result.name.rpartition("/")[0]
+        if folder != video:
+            video = folder
+            recent.clear()
+        recent.append(result.pred_score)
+        yield replace(result, averaged_score=sum(recent) / len(recent))
+
+
+def judged(results: Iterable[Result], threshold: float | None) -> Iterator[Result]:
+    """Pass on results, with verdicts by the user's own threshold where there is one."""
+    for result in results:
+        if threshold is not None:
+            result.pred_label = result.scores[-1] > threshold
+        yield result
 
 
 def reason(error: Exception) -> str:

@@ -21,17 +21,18 @@ def draw(result: Result) -> Image:
     width = result.image.shape[1]
     scale, line, white = width / 500, 1 + width // 500, (255, 255, 255)
     overlay[: int(40 * scale)] //= 3  # a dark strip, for the text to stand out
-    text, place = f"{result.pred_score:.3f} {result.verdict}", (int(10 * scale), int(28 * scale))
+    text, place = f"{result.scores[-1]:.3f} {result.verdict}", (int(10 * scale), int(28 * scale))
     cv2.putText(overlay, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, white, line, cv2.LINE_AA)
     return overlay
 
 
-def open_output(output: Path, source: str, **page: Any) -> tuple[TextIO, Report]:  # noqa: ANN401
+def open_output(output: Path, source: str, is_averaged: bool = False, **page: Any) -> tuple[TextIO, Report]:  # noqa: ANN401
     """Make the output folder, begin its ``results.csv`` and gather for its page.
 
     Args:
         output: The folder.
         source: Where the pictures come from.
+        is_averaged: Whether the table has a column more, for averaged scores.
         page: What :class:`Report` is to know.
 
     Raises:
@@ -46,7 +47,7 @@ def open_output(output: Path, source: str, **page: Any) -> tuple[TextIO, Report]
     except OSError as error:
         msg = f"output {output} cannot be written ({error.strerror}): give another folder"
         raise ValueError(msg) from error
-    csv.writer(table).writerow(("name", "score", "verdict"))
+    csv.writer(table).writerow(["name", "score", *["averaged_score"] * is_averaged, "verdict"])
     return table, report
 
 
@@ -59,11 +60,11 @@ def present(result: Result, table: TextIO | None, report: Report | None, window:
     Raises:
         OSError: If it cannot be written.
     """
-    print(f"{result.name}  {result.pred_score:.3f}  {result.verdict}", flush=True)
+    print(result.name, *(f"{score:.3f}" for score in result.scores), result.verdict, sep="  ", flush=True)
     if table:
-        csv.writer(table).writerow((result.name, f"{result.pred_score:.6f}", result.verdict))
+        csv.writer(table).writerow([result.name, *(f"{score:.6f}" for score in result.scores), result.verdict])
     if report:
-        report.add(result.name, result.pred_score, result.pred_label)
+        report.add(result.name, result.scores[-1], result.pred_label)
     if not (report or window):
         return True
     try:

@@ -62,11 +62,14 @@ def _stream(source: str | int, problem: str) -> Iterator[Frame]:
     if is_camera:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # or a model slower than the camera gets pictures of some frames ago
 
+    # Of some formats the number of frames is an estimate, by length and rate.
+    expected = 0 if is_camera else max(1, 0.99 * capture.get(cv2.CAP_PROP_FRAME_COUNT) - 1)
+
     def frames() -> Iterator[Frame]:
         for number in count():
             is_read, image = capture.read()
-            # A video ends after its last frame; a camera, or a video with no frame at all, is broken.
-            if is_read or is_camera or number == 0:
+            # A video ends after its last frame; a camera that stops, or a video that breaks off, is broken.
+            if is_read or is_camera or number < expected:
                 yield f"{number:06}", image if is_read else None
             if not is_read:
                 capture.release()

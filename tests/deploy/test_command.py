@@ -181,3 +181,13 @@ def test_the_command_needs_neither_torch_nor_anomalib_nor_tkinter(exported: Path
     imported = {line.split("|")[-1].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
     assert {"cv2", "openvino", "numpy"} <= imported
     assert not imported & {"torch", "anomalib", "lightning", "kornia", "tkinter", "PIL", "skimage"}
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "2.5", "three"])
+def test_no_number_of_frames_is_refused(
+    number: str, exported: Path, video: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(exported, video, "--past-frames", number)
+    assert ended.value.code == 2
+    assert f"argument --past-frames: '{number}' is no number of frames: give 1 or more" in capfd.readouterr().err

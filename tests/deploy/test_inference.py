@@ -10,6 +10,7 @@ import pytest
 from anomalib.deploy import OpenVINOInferencer
 from inspections import HEIGHT, NAMES, WIDTH, other_model, picture, run
 from numpy.typing import NDArray
+from openvino import opset13
 
 from riad_anomalib import deploy
 from riad_anomalib.deploy import inference
@@ -138,3 +139,35 @@ def test_precision_is_f32_unless_asked_otherwise(
         {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"},
         {"PERFORMANCE_HINT": "LATENCY"},
     ]
+
+
+def test_verdicts_are_on_the_mean_over_past_frames_anew_in_every_folder() -> None:
+    names = [f"{folder}/{i}" for folder, number in (("a", 4), ("b", 2)) for i in range(number)]
+    own = [0.9, 0.3, 0.6, 0.3, 0.2, 0.9]
+    blank: Any = np.zeros((4, 4))
+    given = [
+        deploy.Result(name, blank, score, score > 0.5, blank, blank) for name, score in zip(names, own, strict=True)
+    ]
+    judged = list(deploy.judged(deploy.average(given, 3), threshold=0.5))
+    assert [result.averaged_score for result in judged] == pytest.approx([0.9, 0.6, 0.6, 0.4, 0.2, 0.55])
+    assert [result.pred_label for result in judged] == [True, True, True, False, False, True]
+    assert [result.pred_score for result in judged] == own
+    assert list(deploy.judged(given, threshold=None)) == given
+
+
+@pytest.mark.parametrize("sensitivity", [0.5, 0.3])
+def test_the_threshold_is_found_in_the_graph(sensitivity: float, tmp_path: Path) -> None:
+    score = opset13.parameter([1], np.float32, "input")
+    verdict = opset13.greater(score, np.array(1 - sensitivity, np.float32))
+    model = openvino.Model([opset13.reshape(verdict, np.array([1, 1]), special_zero=False)], [score])
+    model.outputs[0].get_tensor().set_names({"pred_label"})
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=True)
+    assert deploy.score_threshold(tmp_path / "model.xml") == pytest.approx(1 - sensitivity, abs=1e-3)
+
+
+def test_a_graph_without_a_threshold_is_refused_where_means_are_judged(tmp_path: Path) -> None:
+    model = other_model(tmp_path / "other.xml", [1, 3, 8, 8], deploy.OUTPUTS)
+    with pytest.raises(
+        ValueError, match=r"other.xml does not compare its score with a number.*give --threshold"
+    ):
+        deploy.score_threshold(model)

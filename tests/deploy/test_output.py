@@ -60,6 +60,28 @@ def test_both_modes_write_the_same_in_the_order_of_the_source(
     assert lines["latency"] == lines["throughput"]
 
 
+def test_past_frames_give_every_frame_a_second_score_that_decides(
+    exported: Path,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(exported, video, "--output", tmp_path / "own") == 0
+    own = [float(row["score"]) for row in rows(tmp_path / "own")]
+    capsys.readouterr()
+    for mode in ("latency", "throughput"):
+        output = tmp_path / mode
+        assert run(exported, video, "--past-frames", 3, "--mode", mode, "--output", output) == 0
+        table = rows(output)
+        assert list(table[0]) == ["name", "score", "averaged_score", "verdict"]
+        assert [float(row["score"]) for row in table] == pytest.approx(own, abs=1e-5)
+        means = [np.mean(own[max(0, i - 2) : i + 1]) for i in range(len(own))]
+        assert [float(row["averaged_score"]) for row in table] == pytest.approx(means, abs=1e-5)
+        assert [row["verdict"] == "anomalous" for row in table] == [mean > 0.5 for mean in means]
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line == f"000001  {own[1]:.3f}  {means[1]:.3f}  {table[1]['verdict']}"
+
+
 def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_drawn(
     exported: Path,
     tmp_path: Path,

@@ -4,7 +4,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from inspections import picture, run
+from inspections import picture, rows, run, write_video
 from numpy.typing import NDArray
 
 from riad_anomalib import deploy
@@ -72,3 +72,19 @@ def test_a_camera_that_fails_ends_the_run(
     out, err = capsys.readouterr()
     assert err == f"error: stopped after {CAMERA_FRAMES - 1} frames: no such format\n"
     assert out.splitlines()[-2].startswith(f"{CAMERA_FRAMES - 1} frames")
+
+
+def test_a_video_that_breaks_off_is_reported_and_its_frames_are_kept(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    video = write_video(tmp_path / "whole.avi", 20)
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    assert run(exported, broken, "--output", tmp_path / "output") == 1
+    names = [row["name"] for row in rows(tmp_path / "output")]
+    assert names == [f"{i:06}" for i in range(len(names))]
+    assert 5 < len(names) < 15
+    assert capsys.readouterr().err.startswith(f"skipped: {len(names):06} cannot be read")
+    assert run(exported, video) == 0
