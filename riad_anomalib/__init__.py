@@ -14,6 +14,7 @@ from .registry import alias, registered
 if TYPE_CHECKING:
     from .host import ReconstructionVisualizer as ReconstructionVisualizer
     from .host import ReportVisualizer as ReportVisualizer
+    from .host import VideoVisualizer as VideoVisualizer
     from .models.riad import Riad as Riad
     from .models.riad import RiadLoss as RiadLoss
     from .models.riad import RiadModel as RiadModel
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from .models.ssae import SsaeModel as SsaeModel
 
 _modules = {model + part: module for model, module in MODELS.items() for part in ("", "Loss", "Model")}
-_modules |= dict.fromkeys(("ReconstructionVisualizer", "ReportVisualizer"), "riad_anomalib.host")
+_modules |= dict.fromkeys(
+    ("ReconstructionVisualizer", "ReportVisualizer", "VideoVisualizer"),
+    "riad_anomalib.host",
+)
 
 __all__ = [*sorted(_modules), "__version__"]  # noqa: PLE0604  # from the table
 

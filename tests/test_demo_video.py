@@ -19,7 +19,7 @@ def test_anomalib_reads_it_as_ucsd_ped(category: Path) -> None:
     data.prepare_data()
     data.setup()
     assert len(data.train_data) == demo_video.NUM_TRAIN_CLIPS * demo_video.NUM_FRAMES
-    labels = [int(data.test_data[i].gt_label) for i in range(len(data.test_data))]
+    labels = [bool(data.test_data[i].gt_label) for i in range(len(data.test_data))]
     for clip in np.array_split(labels, demo_video.NUM_TEST_CLIPS):
         (first, *_, last) = np.flatnonzero(clip)
         assert 0.25 < clip.mean() < 0.75  # both kinds of frames

@@ -8,12 +8,13 @@ from .module import HostMixin
 from .pre_processing import height_and_width
 from .report_visualizer import ReportVisualizer
 from .video import check_past_frames
-from .visualizer import ReconstructionVisualizer
+from .visualizer import ReconstructionVisualizer, VideoVisualizer
 
 __all__ = [
     "HostMixin",
     "ReconstructionVisualizer",
     "ReportVisualizer",
+    "VideoVisualizer",
     "check_past_frames",
     "height_and_width",
     "progress",

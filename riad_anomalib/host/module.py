@@ -12,6 +12,7 @@ from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -26,6 +27,7 @@ from riad_anomalib.registry import public_path
 from . import checkpoints, length, pre_processing, video
 from .normal_images import normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
+from .visualizer import VideoVisualizer
 
 if TYPE_CHECKING:
     import openvino  # an optional dependency
@@ -80,12 +82,17 @@ class HostMixin(Module):
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
 
-    # Pre-processing
+    # Components
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
         return PreProcessor(Resize(image_size or cls.default_image_size, antialias=True))
+
+    @staticmethod
+    def configure_visualizer() -> ImageVisualizer:
+        """Return the default visualizer: anomalib's, and what videos need."""
+        return VideoVisualizer()
 
     def adopt_pre_processor(self, given: PreProcessor | bool, image_size: tuple[int, int]) -> tuple[int, int]:
         """Take the user's pre-processor or the default for this size; exports and engine then see the same images.

@@ -1,8 +1,12 @@
-"""A picture of what a model saw and what it made of it."""
+"""Pictures of what a model saw and what it made of it, and of how a video's scores run over time."""
 
+import csv
+from collections import defaultdict
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from anomalib.data import ImageBatch, VideoBatch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from anomalib.visualization.image.functional import (
@@ -14,7 +18,119 @@ from anomalib.visualization.image.functional import (
 from lightning.pytorch import Trainer
 
 
-class ReconstructionVisualizer(ImageVisualizer):
+class ScoredFrame(NamedTuple):
+    """A frame of a video, its score and its labels, where there are any."""
+
+    frame: int
+    score: float
+    is_anomalous: bool | None
+    gt_label: bool | None
+
+
+def frames_as_images(batch: VideoBatch) -> ImageBatch:
+    """Return a batch of frames as one of images, which anomalib draws."""
+    shared = {field.name for field in fields(ImageBatch)} & set(batch.keys(include_none=False))
+    values = {name: batch[name] for name in shared - {"original_image"}}
+    values["anomaly_map"] = values["anomaly_map"].squeeze(1)  # (N, H, W)
+    return ImageBatch(**values)
+
+
+def frame_paths(batch: Any) -> list[str]:  # noqa: ANN401
+    """Return a path ``<video>/<frame>.png`` for every frame of a batch, which may be no file."""
+    pairs = zip(batch.video_path, batch.frames.flatten().tolist(), strict=True)
+    return [str(Path(video).with_suffix("") / f"{frame:06}.png") for video, frame in pairs]
+
+
+def output_file(trainer: Trainer, path: str, folder: Path) -> Path:
+    """Return where anomalib puts a picture of the image of this path."""
+    datamodule = getattr(trainer, "datamodule", None)
+    name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
+    return generate_output_filename(input_path=path, output_path=folder, dataset_name=name, category=category)
+
+
+def plot_scores(video: str, scored: list[ScoredFrame], threshold: float | None, file: Path) -> None:
+    """Draw a video's scores over time, what is above the threshold in red, and shade where the labels say anomalous."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # slow to import, and only videos need it
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([each.frame for each in scored], [each.score for each in scored], color="black", linewidth=1)
+    above = [each for each in scored if each.is_anomalous]
+    axes.plot([each.frame for each in above], [each.score for each in above], ".", color="red", label="anomalous")
+    axes.fill_between(
+        [each.frame for each in scored],
+        0,
+        1,
+        where=[bool(each.gt_label) for each in scored],
+        transform=axes.get_xaxis_transform(),
+        step="mid",
+        color="tab:orange",
+        alpha=0.25,
+        linewidth=0,
+        label="labelled anomalous",
+    )
+    if threshold is not None:
+        axes.axhline(threshold, color="tab:blue", linestyle="--", linewidth=1, label="threshold")
+    axes.set(title=video, xlabel="frame", ylabel="score")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file)
+
+
+class VideoVisualizer(ImageVisualizer):
+    """anomalib's pictures, of every frame of a video too, and with each video a plot and a table of its scores.
+
+    Plots and tables go to ``scores/`` next to anomalib's ``images/``, when a run ends and when it breaks off. The
+    arguments are those of anomalib's ``ImageVisualizer``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._scored: dict[str, list[ScoredFrame]] = defaultdict(list)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ANN401
+        """Write the pictures of a batch; prediction ends here too."""
+        if not isinstance(batch, VideoBatch):
+            super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
+            return
+        self._remember(batch)
+        folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
+        for item, path in zip(frames_as_images(batch), frame_paths(batch), strict=True):
+            picture: Any = self.visualize(item)
+            picture.save(output_file(trainer, path, folder))
+
+    def _remember(self, batch: Any) -> None:  # noqa: ANN401  # a VideoBatch, whose fields may all be None to mypy
+        none = [None] * len(batch)
+        columns = [none if values is None else values.tolist() for values in (batch.pred_label, batch.gt_label)]
+        rows = zip(batch.frames.flatten().tolist(), batch.pred_score.tolist(), *columns, strict=True)
+        for video, row in zip(batch.video_path, rows, strict=True):
+            self._scored[video].append(ScoredFrame(*row))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Write tables and plots of the videos."""
+        post_processor = pl_module.post_processor
+        threshold = None
+        if getattr(post_processor, "enable_thresholding", False) and not post_processor.image_threshold.isnan():
+            threshold = post_processor.normalized_image_threshold.item()
+        folder = Path(trainer.default_root_dir) / "scores"
+        for path, scored in self._scored.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            video = Path(path).stem
+            with (folder / f"{video}.csv").open("w", newline="", encoding="utf-8") as table:
+                csv.writer(table).writerows([ScoredFrame._fields, *scored])
+            plot_scores(video, sorted(scored), threshold, folder / f"{video}.png")
+        self._scored.clear()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Write tables and plots of the videos."""
+        self.on_test_epoch_end(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ANN401
+        """Write what there is."""
+        del exception
+        self.on_test_epoch_end(trainer, pl_module)
+
+
+class ReconstructionVisualizer(VideoVisualizer):
     """anomalib's pictures, and beside them input, reconstruction and anomaly map side by side.
 
     The pictures go to ``reconstructions/`` next to anomalib's
@@ -35,19 +151,17 @@ class ReconstructionVisualizer(ImageVisualizer):
             )
             raise TypeError(msg)
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
+        if isinstance(batch, VideoBatch):
+            batch, paths = frames_as_images(batch), frame_paths(batch)
+        else:
+            paths = batch.image_path
+        folder = Path(trainer.default_root_dir) / "reconstructions"
         reconstructions = pl_module.model.reconstruction(batch.image)  # (N, C, H, W)
-        datamodule = getattr(trainer, "datamodule", None)
-        for item, reconstruction in zip(batch, reconstructions, strict=True):
+        for item, reconstruction, path in zip(batch, reconstructions, paths, strict=True):
             panels = {
                 "Image": visualize_image(item.image),
                 "Reconstruction": visualize_image(reconstruction),
                 "Anomaly Map": visualize_anomaly_map(item.anomaly_map, colormap=True),
             }
             titled = [add_text_to_image(panel.resize(self.field_size), title) for title, panel in panels.items()]
-            filename = generate_output_filename(
-                input_path=item.image_path or "",
-                output_path=Path(trainer.default_root_dir) / "reconstructions",
-                dataset_name=getattr(datamodule, "name", None),
-                category=getattr(datamodule, "category", None),
-            )
-            create_image_grid(titled, nrow=len(titled)).save(filename)
+            create_image_grid(titled, nrow=len(titled)).save(output_file(trainer, path, folder))

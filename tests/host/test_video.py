@@ -9,44 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anomalib.data import UCSDped, VideoBatch
+from anomalib.data import VideoBatch
 from anomalib.data.utils import read_image
 from anomalib.metrics import AUROC, Evaluator
-from blur import Blur
+from clips import NUM_FRAMES, QUIET, small, video_data
 from engine_contract import engine, quantized
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from riad_anomalib.host import normal_images
 from riad_anomalib.host.video import FrameScores, check_processes, frame_by_frame
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The .* does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-    pytest.mark.filterwarnings("ignore:Your `predict_dataloader`.s sampler has shuffling enabled"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec"),
-]
+pytestmark = QUIET
 
-NUM_FRAMES = 26
-"""Of both test clips."""
 CLIPS: list[dict[str, Any]] = [
     {},  # anomalib's default: two frames, ten apart
     {"clip_length_in_frames": 1, "frames_between_clips": 1},
     {"clip_length_in_frames": 3, "frames_between_clips": 1, "target_frame": "mid"},
     {"clip_length_in_frames": 4, "frames_between_clips": 3, "target_frame": "first", "eval_batch_size": 3},
 ]
-
-
-def video_data(footage: Path, **arguments: Any) -> UCSDped:
-    return UCSDped(footage.parent, footage.name, **{"num_workers": 0, "train_batch_size": 2, **arguments})
-
-
-def small(**arguments: Any) -> Any:
-    seed_everything(0)
-    return Blur(**{"image_size": (48, 72), "visualizer": False, **arguments})
 
 
 def frames_of(clip: Path) -> torch.Tensor:
