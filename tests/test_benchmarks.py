@@ -20,7 +20,9 @@ import speed
 import throughput
 import torch
 import tradeoff
+import video
 import yaml
+from anomalib.data import UCSDped
 from anomalib.engine import Engine
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
@@ -333,3 +335,24 @@ def test_the_picture_is_made_of_files_that_are_committed_and_agree_with_the_resu
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             if row["source"] == "RESULTS.md":
                 assert row["image_auroc"] in results, row
+
+
+def test_video_gives_the_aurocs_of_the_engine_with_these_settings(run: Run, footage: Path, tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    small: dict[str, Any] = {"base_width": 2, "image_size": SIZE, "region_sizes": (4, 8), "smoothing_size": 0.08}
+    data = UCSDped(footage.parent, footage.name, num_workers=0)
+    with isolate_rng():
+        torch.manual_seed(0)
+        training = Engine(max_epochs=1, default_root_dir=tmp_path, **quiet)
+        training.fit(Riad(**small, calibration="pixel", visualizer=False), datamodule=data)
+    checkpoint = training.best_model_path
+    (table,) = tables(run(video, "--checkpoint", checkpoint, "--root", footage.parent, "--category", footage.name))
+    names = table.pop("calibration")
+    assert names == ["past_frames", "all videos", "Test001", "Test002"]
+    past_frames, *aurocs = table["pixel"]  # the later of two rows
+    assert past_frames == "3"
+    model = Riad(**small, calibration="pixel", visualizer=False)
+    engine = Engine(default_root_dir=tmp_path, **quiet)
+    metrics = engine.test(model, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
+    expected = [metrics[name] for name in ("image_AUROC", "image_AUROC/Test001", "image_AUROC/Test002")]
+    assert [float(value) for value in aurocs] == pytest.approx(expected, abs=6e-4)

@@ -20,6 +20,7 @@ PICTURES = {
     "3_export_and_deploy": 2,
     "4_benchmark": 1,
     "5_ssae": 8,
+    "6_video": 3,
 }
 SHORTER = {
     "1_method_in_pictures": {"NUM_STEPS = 300": "NUM_STEPS = 2"},
@@ -27,6 +28,7 @@ SHORTER = {
     "3_export_and_deploy": {"NUM_EPOCHS = 8": "NUM_EPOCHS = 1", "NUM_RUNS = 50": "NUM_RUNS = 2"},
     "4_benchmark": {"NUM_EPOCHS = 3": "NUM_EPOCHS = 1"},
     "5_ssae": {"NUM_EPOCHS = 80": "NUM_EPOCHS = 1"},
+    "6_video": {"NUM_EPOCHS = 8": "NUM_EPOCHS = 1"},
 }
 
 

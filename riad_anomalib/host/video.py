@@ -170,6 +170,7 @@ class FrameScores:
         Args:
             batch: What :meth:`take_new_frames` left, with every frame's own score.
         """
+        # CHOICE [RIAD] Sec. 4.3: the mean is over scores, not maps, and only over frames of the same video.
         scores: Tensor = batch.pred_score.float()
         frames = batch.frames.flatten().tolist()
         means = []
