@@ -70,7 +70,7 @@ def main() -> None:
         [
             calibration,
             str(past_frames),
-            f"{auroc(np.float32(averaged[calibration, past_frames]), np.array(labels)):.3f}",
+            f"{auroc(np.array(averaged[calibration, past_frames], np.float32), np.array(labels)):.3f}",
         ]
         + [f"{frame_scores.aurocs()[video]:.3f}" for video in videos]
         for (calibration, past_frames), frame_scores in scores.items()

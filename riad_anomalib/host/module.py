@@ -110,6 +110,10 @@ class HostMixin(Module):
         """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
         return self.model.image_size
 
+    def prepare_data(self) -> None:
+        """Refuse a video data module without clips, while its set-up would fail with an index that is out of range."""
+        video.check_clips(getattr(self.trainer, "datamodule", None), self.trainer.state.fn)
+
     def setup(self, stage: str) -> None:
         """Refuse, before any time is spent, what cannot work; let a video's evaluation see every frame once.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from anomalib.data import VideoBatch, VideoItem
+from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.data.datasets.base.video import AnomalibVideoDataset, VideoTargetFrame
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -69,6 +70,25 @@ def evaluate_every_frame(datamodule: Any) -> None:  # noqa: ANN401
             if len(frames) != len(clips):
                 logger.info("%s: all %d frames are scored one by one, not %d clips.", name, len(frames), len(clips))
             setattr(datamodule, name, frames)
+
+
+def check_clips(datamodule: Any, stage: Any) -> None:  # noqa: ANN401
+    """Set up a video data module, if it is one, and refuse it if it finds no clips.
+
+    Raises:
+        ValueError: If there are none to train on or none to test.
+    """
+    if not isinstance(datamodule, AnomalibVideoDataModule):
+        return
+    try:
+        datamodule.setup(stage)
+    except IndexError as error:
+        root = Path(str(getattr(datamodule, "root", ""))) / str(getattr(datamodule, "category", ""))
+        msg = (
+            f"{datamodule.name} finds no clips to train on, or none to test, in {root}: give a root whose folders have "
+            "videos, or frames, under the names that anomalib expects"
+        )
+        raise ValueError(msg) from error
 
 
 def has_videos(datamodule: Any) -> bool:  # noqa: ANN401

@@ -278,6 +278,22 @@ def test_clips_of_other_sizes_are_scored_together(footage: Path, expected: list[
     assert scores[:13] == pytest.approx(expected[:13], abs=1e-6)
 
 
+@pytest.mark.parametrize("part", ["Train", "Test"])
+def test_empty_clip_folders_are_refused_by_name(part: str, footage: Path, tmp_path: Path) -> None:
+    empty = shutil.copytree(footage, tmp_path / "empty")
+    for file in (empty / part).rglob("*.tif"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"UCSDped finds no clips to train on, or none to test, in .*empty: give"):
+        engine(tmp_path, max_epochs=1).fit(small(), datamodule=video_data(empty))
+
+
+def test_a_frame_that_cannot_be_read_is_named(footage: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(footage, tmp_path / "broken")
+    (broken / "Test/Test002/007.tif").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"cannot identify image file .*Test002/007.tif"):
+        engine(tmp_path).predict(small(), datamodule=video_data(broken))
+
+
 @pytest.mark.filterwarnings("ignore")  # torch.onnx, OpenVINO and NNCF warn about themselves
 @pytest.mark.parametrize("compression", ["int8_ptq", "int8_acq"])
 def test_quantization_takes_frames(compression: Any, footage: Path, tmp_path: Path) -> None:
