@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"plugin", "registry"},
     "__main__": {"plugin", "anomalib"},
     "components": SCIENCE,
-    "host": SCIENCE | ANOMALIB | {"components", "cv2", "registry", "report"},
+    "host": SCIENCE | ANOMALIB | {"components", "cv2", "matplotlib", "registry", "report"},
     "models": SCIENCE | ANOMALIB | {"components", "host", "registry"},
     "report": {"cv2", "jinja2", "numpy"},
     "deploy": {"cv2", "numpy", "openvino", "report"},
