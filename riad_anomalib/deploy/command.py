@@ -134,6 +134,14 @@ def _again(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> st
     return shlex.join(words)
 
 
+def _threshold(arguments: argparse.Namespace) -> float | None:
+    """Return the threshold to judge by; None for the verdicts of the model, which are on each frame's own score."""
+    if arguments.threshold is None and arguments.past_frames > 1:
+        return score_threshold(arguments.model)
+    threshold: float | None = arguments.threshold
+    return threshold
+
+
 def _output(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace
 ) -> tuple[TextIO, Report] | tuple[None, None]:
@@ -171,9 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
-            is_averaged, threshold = arguments.past_frames > 1, arguments.threshold
-            if is_averaged and threshold is None:
-                threshold = score_threshold(arguments.model)
+            threshold = _threshold(arguments)
             table, report = _output(parser, arguments)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -190,8 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skipped)
         own_results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
-        averaged = average(own_results, arguments.past_frames) if is_averaged else own_results
-        results = judged(averaged, threshold)
+        results = judged(average(own_results, arguments.past_frames), threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

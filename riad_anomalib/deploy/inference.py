@@ -120,7 +120,11 @@ def average(results: Iterable[Result], past_frames: int) -> Iterator[Result]:
     Args:
         results: In the order of the frames; those of another folder are another video, which begins anew.
         past_frames: Over how many frames a score is averaged, its own the last; the first ones average what there is.
+            1 leaves results as they are.
     """
+    if past_frames == 1:
+        yield from results
+        return
     recent: deque[float] = deque(maxlen=past_frames)
     video = None
     for result in results:

@@ -167,7 +167,5 @@ def test_the_threshold_is_found_in_the_graph(sensitivity: float, tmp_path: Path)
 
 def test_a_graph_without_a_threshold_is_refused_where_means_are_judged(tmp_path: Path) -> None:
     model = other_model(tmp_path / "other.xml", [1, 3, 8, 8], deploy.OUTPUTS)
-    with pytest.raises(
-        ValueError, match=r"other.xml does not compare its score with a number.*give --threshold"
-    ):
+    with pytest.raises(ValueError, match=r"other.xml does not compare its score with a number.*give --threshold"):
         deploy.score_threshold(model)
