@@ -1,5 +1,7 @@
 """Slow loops written from the papers, for parity tests. One channel, numpy, float64."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -184,3 +186,89 @@ def ssae_terms(objective: str, reconstruction: Array, image: Array, corrupted: A
             sums[index] += (w * e) ** 2
             weights[index] += w
     return [float(total / max(weight, 1)) for total, weight in zip(sums, weights, strict=True)]
+
+
+def gated_convolution(image: Array, weight: Array, bias: Array, stride: int, dilation: int) -> Array:
+    """ELU(a) * sigmoid(g) (Yu et al. 2019), with a by the first half of the filters and g by the second."""
+    (_, height, width), (filters, channels, side, _) = image.shape, weight.shape
+    half = side // 2
+    made = np.zeros((filters, -(-height // stride), -(-width // stride)))
+    for index in np.ndindex(made.shape):
+        total = bias[index[0]]
+        for channel, i, j in np.ndindex(channels, side, side):
+            row, column = index[1] * stride + (i - half) * dilation, index[2] * stride + (j - half) * dilation
+            if 0 <= row < height and 0 <= column < width:
+                total += weight[index[0], channel, i, j] * image[channel, row, column]
+        made[index] = total
+    features, gates = made[: filters // 2], made[filters // 2 :]
+    for index in np.ndindex(features.shape):
+        feature = features[index] if features[index] > 0 else np.exp(features[index]) - 1
+        features[index] = feature / (1 + np.exp(-gates[index]))
+    return features
+
+
+def self_attention(features: Array, query: Array, key: Array, value: Array, gamma: float) -> Array:
+    """Zhang et al. 2019, place by place, without biases; matrices of the 1x1 convolutions, ``(C, C_in)``."""
+    made = features.copy()
+    places = list(np.ndindex(features.shape[1:]))
+    for i, j in places:
+        weights = [np.exp((query @ features[:, i, j]) @ (key @ features[:, m, n])) for m, n in places]
+        for weight, (m, n) in zip(weights, places, strict=True):
+            made[:, i, j] += gamma * weight / sum(weights) * (value @ features[:, m, n])
+    return made
+
+
+def checkerboards(height: int, width: int, patch_size: int) -> list[Array]:
+    """[I3AD] Fig. 6: squares coloured with period 2 in both directions, one mask for each colour."""
+    boards = [np.zeros((height, width)) for _ in range(4)]
+    for row, column in np.ndindex(height, width):
+        odd_row, odd_column = (row // patch_size) % 2 == 1, (column // patch_size) % 2 == 1
+        boards[(2 if odd_row else 0) + (1 if odd_column else 0)][row, column] = 1
+    return boards
+
+
+def ssim(image: Array, reconstruction: Array) -> Array:
+    """[I3AD] App. A: a Gaussian window of 11, sigma 1.5; beyond the border the image is mirrored, but for its edge."""
+    window = np.exp(-(np.add.outer(np.arange(-5, 6) ** 2, np.arange(-5, 6) ** 2)) / (2 * 1.5**2))
+    window /= window.sum()
+    padded, padded_r = np.pad(image, 5, mode="reflect"), np.pad(reconstruction, 5, mode="reflect")
+    similarity = np.zeros_like(image)
+    for row, column in np.ndindex(image.shape):
+        p, q = padded[row : row + 11, column : column + 11], padded_r[row : row + 11, column : column + 11]
+        mu_p, mu_q = (window * p).sum(), (window * q).sum()
+        var_p, var_q = (window * (p - mu_p) ** 2).sum(), (window * (q - mu_q) ** 2).sum()
+        covariance = (window * (p - mu_p) * (q - mu_q)).sum()
+        luminance = (2 * mu_p * mu_q + 0.01**2) / (mu_p**2 + mu_q**2 + 0.01**2)
+        similarity[row, column] = luminance * (2 * covariance + 0.03**2) / (var_p + var_q + 0.03**2)
+    return similarity
+
+
+def i3ad_rounds(
+    image: Array, paint: Callable[[Array, Array], Array], patch_size: int, threshold: float, iterations: int
+) -> list[tuple[Array, Array]]:
+    """[I3AD] Secs. 2.2 to 2.4: what each round removes, and the image with what was painted there."""
+    reconstruction = np.zeros_like(image)
+    for board in checkerboards(image.shape[0], image.shape[1], patch_size):
+        painted = paint(np.where(board, 0, image), board)
+        reconstruction = np.where(board, painted, reconstruction)
+    rounds = [(np.ones_like(image), reconstruction)]
+    for _ in range(iterations - 1):
+        similarity = ssim(image, reconstruction)
+        removed, reconstruction = np.zeros_like(image), image.copy()
+        for index in np.ndindex(image.shape):
+            removed[index] = (1 - similarity[index]) / 2 >= threshold
+        painted = paint(np.where(removed, 0, image), removed)
+        for index in np.ndindex(image.shape):
+            if removed[index]:
+                reconstruction[index] = painted[index]
+        rounds.append((removed, reconstruction))
+    return rounds
+
+
+def hinge_losses(real: Array, fake: Array) -> tuple[float, float]:
+    """[I3AD] Sec. 2.2, L_G and L_D."""
+    generator = discriminator = 0.0
+    for original, painted in zip(real.flatten().tolist(), fake.flatten().tolist(), strict=True):
+        generator -= painted / fake.size
+        discriminator += (max(1 - original, 0) + max(1 + painted, 0)) / fake.size
+    return generator, discriminator

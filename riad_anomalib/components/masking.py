@@ -1,7 +1,10 @@
-"""Random partitions of an image's regions, masked copies and reassembly ([RIAD] Sec. 3.1, Alg. 1).
+"""Which pixels are removed, copies without them, and what was painted in their place.
 
-A *partition* gives every pixel the index of the disjoint set that its region belongs to. *removed* is the same as a
-bool tensor with one plane per set: True where that set's pixels are taken from the network's input.
+Random partitions of an image's regions, masked copies and reassembly ([RIAD] Sec. 3.1, Alg. 1): a *partition* gives
+every pixel the index of the disjoint set that its region belongs to. *removed* is the same as a bool tensor with one
+plane per set: True where that set's pixels are taken from the network's input.
+
+Checkerboards, brush strokes and blobs, and pasting ([I3AD] Secs. 2.2 to 2.4), for masks that need not cover an image.
 """
 
 import math
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from .arguments import whole_number
 
@@ -196,3 +200,140 @@ def reassemble(inpainted: Tensor, removed: Tensor) -> Tensor:
     partial: Tensor = inpainted.unflatten(0, (-1, removed.shape[-4]))  # (N, S, C, H, W)
     # Not a product with the mask as in Eq. 2: 0 * inf is NaN. Exactly one term per pixel is not zero.
     return partial.masked_fill(~removed, 0.0).sum(dim=1)  # (N, C, H, W)
+
+
+def paste(image: Tensor, painted: Tensor, removed: Tensor) -> Tensor:
+    """Return an image with what was painted in the place of what was removed ([I3AD] Sec. 2.2).
+
+    Args:
+        image: Batch, ``(N, C, H, W)``.
+        painted: The network's output, ``(N, C, H, W)``.
+        removed: True where it replaces the image, ``(N, 1, H, W)``.
+
+    Returns:
+        The image where nothing was removed, bit by bit, and what was painted elsewhere, ``(N, C, H, W)``.
+    """
+    return torch.where(removed, painted, image)
+
+
+def checkerboards(height: int, width: int, patch_size: int) -> Tensor:
+    """Return four masks of squares that together remove every pixel once ([I3AD] Sec. 2.4, Fig. 6).
+
+    Convention: squares lie from the top left corner on, the last ones are cut by the border; masks are in the order of
+    their first square, row by row.
+
+    Args:
+        height: Image height in pixels.
+        width: Image width in pixels.
+        patch_size: Side length of the squares in pixels.
+
+    Returns:
+        True where each mask removes pixels, bool, ``(4, 1, H, W)``.
+
+    Example:
+        >>> checkerboards(4, 5, patch_size=1)[1, 0].int()
+        tensor([[0, 1, 0, 1, 0],
+                [0, 0, 0, 0, 0],
+                [0, 1, 0, 1, 0],
+                [0, 0, 0, 0, 0]], dtype=torch.int32)
+    """
+    # CHOICE [I3AD] Sec. 2.4: how the four boards look is left to a figure; every second square of every second row.
+    row, column = (torch.arange(side) // patch_size % 2 for side in (height, width))
+    return removed_regions(2 * row[:, None] + column, num_sets=4)
+
+
+# CHOICE [I3AD] Sec. 3.1: strokes are "by the algorithm" of Yu et al. 2019, these are like them. Turns are less than a
+# quarter, so that a stroke does not go back over itself; how broad it is follows from how much is to be removed.
+MOST_STROKES = 4
+VERTICES = (4, 12)
+"""Least and greatest number of a stroke's vertices."""
+STEP = (0.04, 0.16)
+"""Least and greatest distance of a stroke's vertices, as a share of the image's shorter side."""
+BREADTH = (0.5, 1.5)
+"""Least and greatest breadth of a stroke, beside others of the same image."""
+STROKES_SHARE = (0.1, 0.5)
+"""Least and greatest share of the image that strokes remove."""
+BLOBS_SHARE = (0.01, 0.3)
+"""Least and greatest share of the image that blobs remove."""
+BLOB_CELLS = 8
+"""Values of the noise behind blobs, from one side of the image to the other."""
+
+
+def brush_strokes(batch_size: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Draw brush strokes for each image, as broad as it takes to remove a share that is drawn ([I3AD] Sec. 3.1).
+
+    Convention: one to four strokes; beyond the border they come back; drawn from torch's global generator of
+    ``device``, with the same number of operations whatever is drawn.
+
+    Args:
+        batch_size: Number of images N.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        device: Where to draw.
+
+    Returns:
+        True where the strokes are, bool, ``(N, 1, H, W)``.
+    """
+
+    def uniform(limits: tuple[float, float], *size: int) -> Tensor:
+        return limits[0] + (limits[1] - limits[0]) * torch.rand(batch_size, *size, device=device)
+
+    fewest, most = VERTICES
+    strokes = (batch_size, MOST_STROKES)
+    angle = (torch.pi * uniform((-0.5, 0.5), MOST_STROKES, most)).cumsum(dim=-1) + uniform((0, 2 * torch.pi), 1, 1)
+    step = min(height, width) * uniform(STEP, MOST_STROKES, most)
+    down, across = (step * angle.sin()).cumsum(dim=-1), (step * angle.cos()).cumsum(dim=-1)
+    row = _mirrored(down + uniform((0, height), MOST_STROKES, 1), height)  # (N, strokes, vertices)
+    column = _mirrored(across + uniform((0, width), MOST_STROKES, 1), width)
+    breadth = uniform(BREADTH, MOST_STROKES)
+    ends = torch.randint(fewest, most + 1, strokes, device=device)
+    # The first stroke is always there, each further one is not with a chance of a half.
+    ends[:, 1:] *= torch.rand(batch_size, MOST_STROKES - 1, device=device) < 0.5  # noqa: PLR2004
+    rows = torch.arange(height, device=device)[:, None].float()
+    columns = torch.arange(width, device=device).float()
+    distance = torch.full((*strokes, height, width), torch.inf, device=device)
+    for i in range(most - 1):  # one after the other: all at once would take eleven times the memory
+        piece = _distance(rows, columns, row[..., i : i + 2], column[..., i : i + 2]) / breadth[..., None, None]
+        distance = torch.minimum(distance, piece.masked_fill((i + 1 >= ends)[..., None, None], torch.inf))
+    nearest = distance.amin(dim=1, keepdim=True)  # (N, 1, H, W)
+    return _lowest(nearest, uniform(STROKES_SHARE))
+
+
+def blobs(batch_size: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Draw blobs for each image, like the regions of anomalies that inference removes.
+
+    Convention: where smooth noise is lowest; drawn from torch's global generator of ``device``.
+
+    Args:
+        batch_size: Number of images N.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        device: Where to draw.
+
+    Returns:
+        True where the blobs are, bool, ``(N, 1, H, W)``.
+    """
+    noise = torch.randn(batch_size, 1, BLOB_CELLS, BLOB_CELLS, device=device)
+    share = BLOBS_SHARE[0] + (BLOBS_SHARE[1] - BLOBS_SHARE[0]) * torch.rand(batch_size, device=device)
+    return _lowest(F.interpolate(noise, (height, width), mode="bicubic"), share)
+
+
+def _mirrored(place: Tensor, side: int) -> Tensor:
+    """Bring places beyond a border back, as a mirror there would."""
+    return side - (place.remainder(2 * side) - side).abs()
+
+
+def _distance(rows: Tensor, columns: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Return each pixel's distance from line segments, ``(..., H, W)``; rows and columns of their ends ``(..., 2)``."""
+    (top, bottom), (left, right) = (ends[..., None, None].unbind(dim=-3) for ends in (row, column))
+    down, across = bottom - top, right - left
+    length = (down.square() + across.square()).clamp(min=1e-6)
+    along = (((rows - top) * down + (columns - left) * across) / length).clamp(0, 1)
+    return torch.hypot(rows - top - along * down, columns - left - along * across)
+
+
+def _lowest(values_map: Tensor, share: Tensor) -> Tensor:
+    """Return where an image's values are lowest, for a share of its pixels, at least one; ``(N, 1, H, W)``."""
+    ordered = values_map.flatten(1).sort(dim=1).values  # (N, H*W)
+    last = (share * ordered.shape[1]).long().clamp(max=ordered.shape[1] - 1)
+    return values_map <= ordered.gather(1, last[:, None])[..., None, None]

@@ -152,3 +152,31 @@ def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
         Similarity in [-1, 1], ``(N, 1, H, W)``.
     """
     return ssim_per_channel(image, reconstruction).mean(dim=1, keepdim=True)
+
+
+def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return (1 - SSIM) / 2, mean over channels ([I3AD] Sec. 2.3).
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Difference in [0, 1], 0 where window and window agree, ``(N, 1, H, W)``.
+    """
+    # DEVIATES [I3AD] Sec. 2.3: the paper calls SSIM itself an anomaly score and removes where it exceeds a threshold;
+    # what grows with damage must be meant.
+    return (1 - ssim_map(image, reconstruction)) / 2
+
+
+def squared_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the squared difference, mean over channels ([I3AD] Sec. 3).
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Difference in [0, 1], ``(N, 1, H, W)``.
+    """
+    return (image - reconstruction).square().mean(dim=1, keepdim=True)

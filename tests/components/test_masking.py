@@ -1,5 +1,6 @@
 import hashlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,11 +8,20 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import label
+from torch import Tensor
 
 from riad_anomalib.components.masking import (
+    BLOBS_SHARE,
+    MOST_STROKES,
+    STROKES_SHARE,
+    blobs,
+    brush_strokes,
     check_regions,
+    checkerboards,
     fixed_partition,
     mask_out,
+    paste,
     random_partition,
     reassemble,
     removed_regions,
@@ -150,3 +160,58 @@ def test_what_does_not_fit_is_refused(
 def test_the_sizes_that_the_error_names_do_fit() -> None:
     for size in ((240, 240), (288, 288)):
         check_regions(size, [2, 3], 2, stride=16)
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), patch_size=st.integers(1, 12))
+def test_four_checkerboards_remove_every_pixel_once_and_are_those_of_the_slow_loops(
+    height: int, width: int, patch_size: int
+) -> None:
+    boards = checkerboards(height, width, patch_size)
+    assert (boards.sum(dim=0) == 1).all()
+    np.testing.assert_array_equal(boards[:, 0].numpy(), reference.checkerboards(height, width, patch_size))
+
+
+def test_pasting_takes_what_was_removed_and_keeps_the_rest() -> None:
+    image = torch.tensor([[[[0.1, 0.2], [0.3, 0.4]]]]).expand(1, 2, 2, 2)
+    removed = torch.tensor([[[[True, False], [False, True]]]])
+    painted = torch.where(removed, 0.9, torch.nan).expand(1, 2, 2, 2)  # what is not taken does no harm
+    expected = torch.tensor([[0.9, 0.2], [0.3, 0.9]]).expand(1, 2, 2, 2)
+    assert torch.equal(paste(image, painted, removed), expected)
+
+
+@pytest.mark.parametrize(("draw", "share"), [(brush_strokes, STROKES_SHARE), (blobs, BLOBS_SHARE)])
+@pytest.mark.parametrize("size", [(96, 96), (64, 160)])
+def test_drawn_masks_remove_a_share_that_is_uniform_between_limits(
+    draw: Callable[..., Tensor], share: tuple[float, float], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    removed = draw(400, *size)
+    assert removed.shape == (400, 1, *size)
+    shares = removed.float().mean(dim=(1, 2, 3))
+    assert share[0] <= shares.min() <= share[0] + 0.01
+    assert share[1] - 0.01 <= shares.max() <= share[1] + 1e-3
+    # 400 draws: a standard deviation of 0.006 and less
+    assert shares.mean().item() == pytest.approx(sum(share) / 2, abs=0.02)
+    torch.manual_seed(0)
+    assert torch.equal(draw(400, *size), removed)
+    # No place is left out, none is favoured by much.
+    often = removed.float().mean(dim=0)
+    assert often.min() > 0.3 * often.mean()
+    assert often.max() < 2 * often.mean()
+
+
+def test_strokes_are_few_and_hang_together() -> None:
+    torch.manual_seed(0)
+    numbers = [label(removed[0].numpy()).max() for removed in brush_strokes(200, 128, 128)]
+    assert max(numbers) == MOST_STROKES
+    assert min(numbers) == 1
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 40)])
+def test_masks_of_small_images_remove_something_and_leave_something(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    for draw in (brush_strokes, blobs):
+        removed = draw(50, *size).flatten(1)
+        assert removed.any(dim=1).all()
+        assert not removed.all(dim=1).any()

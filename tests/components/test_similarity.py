@@ -12,6 +12,8 @@ from riad_anomalib.components.similarity import (
     gradient_magnitude,
     msgms_grey_map,
     msgms_map,
+    squared_difference,
+    ssim_difference,
     ssim_map,
 )
 
@@ -82,6 +84,15 @@ def test_ssim_agrees_with_scikit_image_inside_the_border(pair: tuple[Tensor, Ten
         # The two reflect the border differently, with and without its last pixel.
         inside = (slice(5, -5), slice(5, -5))
         np.testing.assert_allclose(similarity[i, 0].numpy()[inside], expected.mean(axis=0)[inside], atol=1e-7)
+
+
+def test_differences_agree_with_the_slow_loops_to_the_border(pair: tuple[Tensor, Tensor]) -> None:
+    for i in range(2):
+        channels = [(pair[0][i, c].numpy(), pair[1][i, c].numpy()) for c in range(3)]
+        expected = np.mean([(1 - reference.ssim(*channel)) / 2 for channel in channels], axis=0)
+        np.testing.assert_allclose(ssim_difference(*pair)[i, 0].numpy(), expected, atol=1e-7)
+        expected = np.mean([(image - made) ** 2 for image, made in channels], axis=0)
+        np.testing.assert_allclose(squared_difference(*pair)[i, 0].numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("similarity_map", [msgms_map, ssim_map])
