@@ -1,7 +1,7 @@
 """The one mixin that makes a torch model of this package a model of anomalib."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -25,7 +25,7 @@ from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_images, normal_statistics, with_augmentations
+from .normal_images import mean_and_std, normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -174,12 +174,28 @@ class HostMixin(Module):
         self._frame_scores = None
         calibration = self.model.calibration
         if calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
-            gathered = normal_statistics(self.trainer, self._dissimilarity_map, calibration.statistics)
+            gathered = self.normal_statistics(self.model.dissimilarity_map, calibration.statistics)
             calibration.set_statistics(*gathered)
 
-    def _dissimilarity_map(self, images: Tensor) -> Tensor:
-        """Return the map that calibration is for, of images that are not pre-processed."""
-        return self.model.dissimilarity_map(pre_processing.transformed(self.pre_processor, images.to(self.device)))
+    def normal_statistics(
+        self,
+        values: Callable[[Tensor], Tensor],
+        statistics: Callable[[Tensor], tuple[Tensor, Tensor]] = mean_and_std,
+    ) -> tuple[Tensor, Tensor]:
+        """Return statistics of what is made of normal training images, the same in all processes.
+
+        Args:
+            values: From a batch as the model sees it to values, ``(N, ...)``.
+            statistics: From all images' values to two tensors.
+
+        Returns:
+            The two, on the CPU.
+        """
+
+        def values_of(images: Tensor) -> Tensor:
+            return values(pre_processing.transformed(self.pre_processor, images.to(self.device)))
+
+        return normal_statistics(self.trainer, values_of, statistics)
 
     # Evaluation
 
