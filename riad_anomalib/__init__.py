@@ -1,4 +1,4 @@
-"""Models of anomalib that detect anomalies by what they cannot reconstruct: RIAD, by inpainting; SSAE, by filtering.
+"""Models of anomalib that detect anomalies by what they cannot reconstruct: RIAD, I3AD (inpainting), SSAE (filtering).
 
 The public names are loaded when they are first used, because PyTorch loads :mod:`riad_anomalib.plugin` at the end of
 its own import, and with it this module.
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .host import ReconstructionVisualizer as ReconstructionVisualizer
     from .host import ReportVisualizer as ReportVisualizer
     from .host import VideoVisualizer as VideoVisualizer
+    from .models.i3ad import I3ad as I3ad
+    from .models.i3ad import I3adLoss as I3adLoss
+    from .models.i3ad import I3adModel as I3adModel
     from .models.riad import Riad as Riad
     from .models.riad import RiadLoss as RiadLoss
     from .models.riad import RiadModel as RiadModel

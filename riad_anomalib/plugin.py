@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 # finder for anomalib.models itself would come too late where that is what imports torch.
 _LAST_IMPORT = "anomalib.models.video"
 
-MODELS = {"Riad": "riad_anomalib.models.riad", "Ssae": "riad_anomalib.models.ssae"}
+MODELS = {
+    "Riad": "riad_anomalib.models.riad",
+    "Ssae": "riad_anomalib.models.ssae",
+    "I3ad": "riad_anomalib.models.i3ad",
+}
 """Every model of this package and the module that registers it when it is imported."""
 
 
