@@ -13,6 +13,7 @@ import beside
 import calibration
 import cost
 import deployment
+import iteration
 import measuring
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from anomalib.engine import Engine
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
-from riad_anomalib import Riad
+from riad_anomalib import I3ad, Riad
 from riad_anomalib.components import calibration as calibration_of
 from riad_anomalib.demo_data import CATEGORY
 
@@ -356,3 +357,59 @@ def test_video_gives_the_aurocs_of_the_engine_with_these_settings(run: Run, foot
     metrics = engine.test(model, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
     expected = [metrics[name] for name in ("image_AUROC", "image_AUROC/Test001", "image_AUROC/Test002")]
     assert [float(value) for value in aurocs] == pytest.approx(expected, abs=6e-4)
+
+
+@pytest.fixture(scope="module")
+def i3ad_checkpoint(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network that saw the training images, with the threshold and the statistics that bfloat16 gives."""
+    folder = tmp_path_factory.mktemp("training")
+    with isolate_rng():
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {"base_width": 4, "image_size": SIZE, "smoothing_size": 5, "calibration": "pixel"}
+        model = I3ad(adversarial_weight=0, iterations=2, lr=0.01, **settings)
+        data, *_ = measuring.test_set(root, SIZE)
+        options: dict[str, Any] = {"precision": "bf16-mixed", "logger": False, "enable_progress_bar": False}
+        engine = Engine(max_epochs=5, accelerator="cpu", default_root_dir=folder, **options)
+        engine.fit(model, datamodule=data)
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def test_iteration_gives_the_aurocs_of_the_model_after_so_many_rounds(
+    run: Run, i3ad_checkpoint: Path, root: Path
+) -> None:
+    (table,) = tables(run(iteration, "--checkpoint", i3ad_checkpoint, "--root", root, "--rounds", 1, 2))
+    assert table.pop("rounds")[-2:] == ["none", "pixel"]
+    assert [cells[0] for cells in table.values()] == ["4", "5"]
+    assert table["1"][1:3] == ["100.00", "100.00"]
+    _, images, labels, masks = measuring.test_set(root, SIZE)
+    for number, cells in table.items():
+        loaded = I3ad.load_from_checkpoint(i3ad_checkpoint, map_location="cpu", calibration="none")
+        model: Any = loaded.eval().model
+        model.iterations = int(number)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            results = [model(image) for image in torch.from_numpy(images).split(1)]
+        scores, maps = (
+            torch.cat([getattr(r, name) for r in results]).numpy() for name in ("pred_score", "anomaly_map")
+        )
+        expected = reference_auroc(scores, labels), reference_auroc(maps, masks)
+        assert [float(value) for value in cells[3].split(" / ")] == pytest.approx(expected, abs=6e-4)
+    # The statistics in the checkpoint are those after two rounds.
+    calibrated: Any = I3ad.load_from_checkpoint(i3ad_checkpoint, map_location="cpu").eval().model
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores = torch.cat([calibrated(image).pred_score for image in torch.from_numpy(images).split(1)]).numpy()
+    assert float(table["2"][4].split(" / ")[0]) == pytest.approx(reference_auroc(scores, labels), abs=6e-4)
+
+
+def test_iteration_draws_two_rows_of_pictures(run: Run, i3ad_checkpoint: Path, root: Path, tmp_path: Path) -> None:
+    picture = next((root / "test/stain").iterdir())
+    output = tmp_path / "rounds.png"
+    run(iteration, "--checkpoint", i3ad_checkpoint, "--picture", picture, "--output", output)
+    with Image.open(output) as strip:
+        assert strip.size == (6 * (SIZE[1] + 4), 2 * (SIZE[0] + 4))
+        pixels = np.array(strip)
+    panels = [pixels[2 : 2 + SIZE[0], 36 * i + 2 : 36 * i + 34] for i in range(5)]
+    white = np.stack([(panel == 255).all(axis=2) for panel in panels[1:]])
+    assert (white.sum(axis=0) >= 1).all()  # the four masks remove everything
+    for panel, hole in zip(panels[1:], white, strict=True):
+        assert (panel[~hole] == panels[0][~hole]).all()
