@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-# A gate halves what passes, and several layers in a row would leave nothing of it. With weights of this standard
-# deviation, over the root of a filter's inputs, the mean square of the features stays the same from layer to layer:
-# 1 / sqrt(E[ELU(a)^2] E[sigmoid(g)^2]) for independent standard normal a and g.
+# CHOICE [I3AD] Sec. 2.2: initial weights are left open. A gate halves what passes, and several layers in a row would
+# leave nothing of it. With weights of this standard deviation, over the root of a filter's inputs, the mean square of
+# the features stays the same from layer to layer: 1 / sqrt(E[ELU(a)^2] E[sigmoid(g)^2]) for independent standard normal
+# a and g.
 GAIN = 2.2989
 
 

@@ -47,7 +47,7 @@ def iterate(painter: Painter, image: Tensor, boards: Tensor, threshold: float | 
     # whose mask has come to rest stays as it is.
     for _ in range(iterations - 1):
         removed = ssim_difference(image, reconstruction) >= threshold
-        # CHOICE [I3AD] Sec. 2.3: what is visible is always the original, where the paper's formula hands the last
+        # DEVIATES [I3AD] Sec. 2.3: what is visible is always the original, where the paper's formula hands the last
         # reconstruction on: its errors would stay and creep.
         reconstruction = paste(image, painter(image, removed), removed)
         rounds.append(Round(removed, reconstruction))

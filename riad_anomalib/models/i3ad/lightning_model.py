@@ -21,7 +21,7 @@ from .discriminator import Discriminator
 from .loss import I3adLoss
 from .torch_model import I3adModel
 
-# CHOICE [I3AD] Sec. 3.1: the paper's learning rate never drops; that it does is RIAD's recipe.
+# CHOICE [I3AD] Sec. 3.1: the paper tells of no drop; this is RIAD's recipe.
 LR_DROP_AT = 5 / 6
 """Share of training after which the learning rates drop to a tenth."""
 DISCRIMINATOR_LR = 4.0
@@ -71,7 +71,7 @@ class I3ad(HostMixin, AnomalibModule):
     """
 
     default_image_size = (256, 256)  # CHOICE [I3AD] Sec. 3.1: no size is given; this is its baselines' for objects.
-    default_epochs = 300
+    default_epochs = 300  # DEVIATES [I3AD] Sec. 3.1: the paper's 500,000 steps depend on the number of images.
     network_arguments = ("adversarial_weight", "base_width", "attention", "coarse")
     scoring_arguments = (
         "iterations",
@@ -94,6 +94,7 @@ class I3ad(HostMixin, AnomalibModule):
         score_function: str = "ssim",
         image_score: str = "max",
         calibration: str = "none",
+        # CHOICE [I3AD] Sec. 3: the paper does not smooth, or does not say so; this is RIAD's.
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         base_width: int = 48,
         attention: bool = True,

@@ -12,8 +12,8 @@ from riad_anomalib.components.masking import paste
 
 def absolute_loss(painted: Tensor, image: Tensor) -> Tensor:
     """Return the mean absolute difference, a scalar, float32 or better also under mixed precision."""
-    # CHOICE [I3AD] Sec. 2.2: the paper's loss is discounted towards the middle of holes (Yu et al. 2018), which is for
-    # large rectangles; strokes and blobs are thin.
+    # DEVIATES [I3AD] Sec. 2.2: the paper's loss is discounted towards the middle of holes (Yu et al. 2018), which is
+    # for large rectangles; strokes and blobs are thin.
     dtype = torch.promote_types(image.dtype, torch.float32)
     return F.l1_loss(painted.to(dtype), image.to(dtype))
 
