@@ -97,6 +97,7 @@ def main() -> None:
     what.add_argument("--picture", type=Path)
     parser.add_argument("--mask-threshold", type=float, help="another one than the checkpoint's")
     parser.add_argument("--output", type=Path, default=Path("rounds.jpg"))
+    parser.add_argument("--enlarge", type=int, default=1, help="the picture, so many times")
     parser.add_argument("--rounds", type=int, nargs="+", help="1 5 10, of a picture 1 2 5 10 unless given")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -106,7 +107,9 @@ def main() -> None:
     if arguments.root:
         print_table(model, arguments.root, arguments.rounds or [1, 5, 10])
     else:
-        draw(model, arguments.picture, arguments.rounds or [1, 2, 5, 10]).save(arguments.output, quality=85)
+        strip = draw(model, arguments.picture, arguments.rounds or [1, 2, 5, 10])
+        size = strip.width * arguments.enlarge, strip.height * arguments.enlarge
+        strip.resize(size, Image.Resampling.NEAREST).save(arguments.output, quality=85)
 
 
 if __name__ == "__main__":

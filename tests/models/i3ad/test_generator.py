@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
 
 from riad_anomalib.models.i3ad.discriminator import Discriminator
 from riad_anomalib.models.i3ad.generator import Generator
@@ -80,3 +81,24 @@ def test_the_discriminator_judges_patches_and_no_filter_amplifies() -> None:
             assert norm.item() == pytest.approx(1, abs=0.02)
     discriminator.eval()
     assert not torch.equal(discriminator(image, ~removed), discriminator(image, removed))
+
+
+@pytest.mark.parametrize(
+    ("base_width", "coarse", "parameters", "gflop"),
+    [
+        (48, True, 3.12, {256: 45.2, 128: 10.6}),
+        (48, False, 1.49, {256: 23.4, 128: 5.17}),
+        (16, True, 0.349, {256: 6.12, 128: 1.30}),
+        (16, False, 0.167, {256: 3.56, 128: 0.66}),
+    ],
+)
+def test_the_generator_costs_what_the_results_say(
+    base_width: int, coarse: bool, parameters: float, gflop: dict[int, float]
+) -> None:
+    generator = Generator(3, base_width, attention=True, coarse=coarse).to("meta")
+    assert sum(weight.numel() for weight in generator.parameters()) / 1e6 == pytest.approx(parameters, rel=5e-3)
+    for side, expected in gflop.items():
+        removed = torch.zeros(1, 1, side, side, dtype=torch.bool, device="meta")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            generator(torch.zeros(1, 3, side, side, device="meta"), removed)
+        assert counter.get_total_flops() / 1e9 == pytest.approx(expected, rel=5e-3)
