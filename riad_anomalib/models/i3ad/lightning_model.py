@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive
-from riad_anomalib.host import HostMixin, height_and_width, step_schedule
+from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
 
 from .discriminator import Discriminator
 from .loss import I3adLoss
@@ -53,6 +53,7 @@ class I3ad(HostMixin, AnomalibModule):
             the more the less they vary there. Gathered before every validation of a training.
         smoothing_size: Side length of the mean filter over the anomaly map: an odd number of pixels, or a share of the
             image's shorter side in (0, 1).
+        past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
@@ -81,6 +82,7 @@ class I3ad(HostMixin, AnomalibModule):
         "image_score",
         "calibration",
         "smoothing_size",
+        "past_frames",
     )
     model: I3adModel
     loss: I3adLoss
@@ -96,6 +98,7 @@ class I3ad(HostMixin, AnomalibModule):
         calibration: str = "none",
         # CHOICE [I3AD] Sec. 3: the paper does not smooth, or does not say so; this is RIAD's.
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
+        past_frames: int = 3,
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
@@ -109,6 +112,7 @@ class I3ad(HostMixin, AnomalibModule):
         # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
         image_size = height_and_width(image_size)
         check_positive("lr", lr, paper="1e-4")
+        past_frames = check_past_frames(past_frames)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -116,6 +120,7 @@ class I3ad(HostMixin, AnomalibModule):
             visualizer=visualizer,
         )
         self.lr = lr
+        self.past_frames = past_frames
         self.loss = I3adLoss(adversarial_weight)
         self.model = I3adModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB

@@ -40,6 +40,7 @@ class TestI3ad(ModelContract, EngineContract):
         "image_score": "mean",
         "calibration": "pixel",
         "smoothing_size": 7,
+        "past_frames": 1,
         "base_width": 8,
         "attention": False,
         "coarse": False,
