@@ -155,7 +155,7 @@ def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return (1 - SSIM) / 2, mean over channels ([I3AD] Sec. 2.3).
+    """Return (1 - SSIM) / 2, mean over channels ([I3AD] Sec. 2.3, [SSAE] Sec. 4.1).
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
@@ -170,7 +170,7 @@ def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def squared_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the squared difference, mean over channels ([I3AD] Sec. 3).
+    """Return the squared difference, mean over channels ([I3AD] Sec. 3, [SSAE] Eq. 2).
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``.

@@ -4,37 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from riad_anomalib.components.similarity import ssim_map
+from riad_anomalib.components.similarity import squared_difference, ssim_difference
 from riad_anomalib.components.smoothing import anomaly_score, mean_score
 
-
-def squared_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the squared difference, mean over channels ([SSAE] Eq. 2).
-
-    Args:
-        image: Batch in [0, 1], ``(N, C, H, W)``.
-        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
-
-    Returns:
-        Difference in [0, 1], ``(N, 1, H, W)``.
-    """
-    return (image - reconstruction).square().mean(dim=1, keepdim=True)
-
-
-def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return (1 - SSIM) / 2, mean over channels ([SSAE] Sec. 4.1).
-
-    Args:
-        image: Batch in [0, 1], ``(N, C, H, W)``.
-        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
-
-    Returns:
-        Difference in [0, 1], ``(N, 1, H, W)``.
-    """
-    # CHOICE [SSAE] Sec. 4.1: how SSIM becomes a distance is left open; half of 1 - SSIM is in [0, 1].
-    return (1 - ssim_map(image, reconstruction)) / 2
-
-
+# CHOICE [SSAE] Sec. 4.1: how SSIM becomes a distance is left open; half of 1 - SSIM is in [0, 1].
 SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared": squared_difference,
     "ssim": ssim_difference,
