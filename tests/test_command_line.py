@@ -243,7 +243,8 @@ def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path
         anomalib(command.partition(" ")[2] + shorter, tmp_path)
     assert len(list(tmp_path.glob("results/Riad/latest/images/new_pictures/*.png"))) == 4
     subprocess.run([sys.executable, *shlex.split(deploy)[1:]], cwd=tmp_path, check=True, timeout=300)
-    assert len(list((tmp_path / "inspected").rglob("*.jpg"))) == 4
+    assert len(list((tmp_path / "inspected").glob("*.jpg"))) == 4
+    assert (tmp_path / "inspected/report.html").exists()
 
 
 @pytest.mark.parametrize("model", [Riad, Ssae, I3ad])
