@@ -133,13 +133,15 @@ def test_speed_compares_the_same_riad_and_its_ratios_agree(run: Run) -> None:
         for name in names:
             seconds, rate, as_fast, beside_bare, share = table[name]
             assert float(seconds) * float(rate) == pytest.approx(1, abs=0.0006 * float(rate))
-            assert float(as_fast.split()[0]) == pytest.approx(rates[name] / rates["straightforward"], abs=0.006)
+            # Of rates before they were rounded to hundredths, a few of them a second.
+            expected = rates[name] / rates["straightforward"]
+            assert float(as_fast.split()[0]) == pytest.approx(expected, rel=5e-3, abs=0.006)
             assert len(set(re.findall(r"[\d.]+", as_fast))) == 1  # one round: median and extremes are one
             if name == "straightforward" or "alone" in name:
                 assert beside_bare == ""
             else:
                 bare = rates["U-Net alone, bf16" if name == "bf16" else "U-Net alone, fp32"]
-                assert float(beside_bare.split()[0]) == pytest.approx(bare / rates[name], abs=0.006)
+                assert float(beside_bare.split()[0]) == pytest.approx(bare / rates[name], rel=5e-3, abs=0.006)
             assert share.endswith("%")
 
 
