@@ -88,6 +88,12 @@ def likeness(values_map: Tensor) -> float:
     return F.cosine_similarity(centred, others).mean().item()
 
 
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over images, each of an image's values' shape."""
+    std, mean = torch.std_mean(values, dim=0, correction=0)
+    return mean, std
+
+
 class Calibration(nn.Module):
     """Statistics of normal images' dissimilarity at each pixel, and the map relative to them.
 
@@ -134,7 +140,7 @@ class Calibration(nn.Module):
         Returns:
             Mean and standard deviation at each pixel, ``(M, H, W)``.
         """
-        std, mean = torch.std_mean(values_map, dim=0, correction=0)
+        mean, std = mean_and_std(values_map)
         if self.kind == "auto":
             alike = likeness(values_map)
             if alike < ALIKE:

@@ -21,11 +21,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchvision.transforms.v2 import Resize
 
-from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import mean_and_std, normal_images, normal_statistics, with_augmentations
+from .normal_images import normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 

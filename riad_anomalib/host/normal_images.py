@@ -48,12 +48,6 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
         yield batch.image
 
 
-def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over images, each of an image's values' shape."""
-    std, mean = torch.std_mean(values, dim=0, correction=0)
-    return mean, std
-
-
 def normal_statistics(
     trainer: Trainer,
     values: Callable[[Tensor], Tensor],

@@ -5,13 +5,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
 from riad_anomalib.report import Image, Report
+
+from .visualizer import output_file
 
 
 class ReportVisualizer(Visualizer):
@@ -48,7 +49,6 @@ class ReportVisualizer(Visualizer):
         del outputs, args
         if self._report is None:
             return
-        datamodule = getattr(trainer, "datamodule", None)
         for item in batch:
             if item.pred_label is None or item.anomaly_map is None:
                 msg = (
@@ -56,13 +56,8 @@ class ReportVisualizer(Visualizer):
                     "post-processor on, or use anomalib's ImageVisualizer"
                 )
                 raise ValueError(msg)
-            name = generate_output_filename(
-                input_path=item.image_path or f"{len(self._report.rows):06}",
-                output_path="",
-                dataset_name=getattr(datamodule, "name", None),
-                category=getattr(datamodule, "category", None),
-                mkdir=False,
-            )
+            path = item.image_path or f"{len(self._report.rows):06}"
+            name = output_file(trainer, path, Path(), mkdir=False)
             truth = None if item.gt_label is None else bool(item.gt_label)
             self._report.add(name.as_posix(), float(item.pred_score), bool(item.pred_label), truth)
             anomaly_map = item.anomaly_map.float().squeeze().cpu().numpy()

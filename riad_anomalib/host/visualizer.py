@@ -41,11 +41,13 @@ def frame_paths(batch: Any) -> list[str]:  # noqa: ANN401
     return [str(Path(video).with_suffix("") / f"{frame:06}.png") for video, frame in pairs]
 
 
-def output_file(trainer: Trainer, path: str, folder: Path) -> Path:
+def output_file(trainer: Trainer, path: str, folder: Path, *, mkdir: bool = True) -> Path:
     """Return where anomalib puts a picture of the image of this path."""
     datamodule = getattr(trainer, "datamodule", None)
     name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
-    return generate_output_filename(input_path=path, output_path=folder, dataset_name=name, category=category)
+    return generate_output_filename(
+        input_path=path, output_path=folder, dataset_name=name, category=category, mkdir=mkdir
+    )
 
 
 def plot_scores(video: str, scored: list[ScoredFrame], threshold: float | None, file: Path) -> None:
