@@ -9,7 +9,8 @@ a view of its own, shifted, turned, zoomed, brightened and noisy. Test images ar
 import argparse
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,23 @@ DEFECTS: dict[str, Callable[[Array, Random], tuple[Array, Mask]]] = {
 }
 
 
-def _save(image: Array, path: Path) -> None:
+def save(image: Array, path: Path) -> None:
+    """Write an image ``(H, W)`` or ``(H, W, 3)`` in [0, 1], and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((image * 255).round().astype(np.uint8)).save(path)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder under another name, which becomes this one once all is written.
+
+    An interrupted run leaves no half data set behind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        new = Path(unfinished, folder.name)
+        yield new
+        shutil.move(new, folder)
 
 
 def make_demo_data(root: Path, seed: int = 0) -> Path:
@@ -127,20 +142,16 @@ def make_demo_data(root: Path, seed: int = 0) -> Path:
         return category
     photograph = data.coffee() / 255
     rng = np.random.default_rng(seed)
-    root.mkdir(parents=True, exist_ok=True)
-    # Under another name until it is complete, so that an interrupted run leaves no half data set behind.
-    with tempfile.TemporaryDirectory(dir=root) as unfinished:
-        new = Path(unfinished, CATEGORY)
+    with written_whole(category) as new:
         for i in range(NUM_TRAIN):
-            _save(_view(photograph, rng), new / f"train/good/{i:03}.png")
+            save(_view(photograph, rng), new / f"train/good/{i:03}.png")
         for i in range(NUM_TEST_GOOD):
-            _save(_view(photograph, rng), new / f"test/good/{i:03}.png")
+            save(_view(photograph, rng), new / f"test/good/{i:03}.png")
         for defect, spoil in DEFECTS.items():
             for i in range(NUM_TEST_PER_DEFECT):
                 image, mask = spoil(_view(photograph, rng), rng)
-                _save(image, new / f"test/{defect}/{i:03}.png")
-                _save(mask.astype(np.float64), new / f"ground_truth/{defect}/{i:03}_mask.png")
-        shutil.move(new, category)
+                save(image, new / f"test/{defect}/{i:03}.png")
+                save(mask.astype(np.float64), new / f"ground_truth/{defect}/{i:03}_mask.png")
     return category
 
 

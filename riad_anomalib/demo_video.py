@@ -9,14 +9,13 @@ anomalib reads it with ``UCSDped(root="datasets/demo", category="coins")``.
 """
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from skimage import data, transform
+
+from .demo_data import save, written_whole
 
 CATEGORY = "coins"
 NUM_TRAIN_CLIPS = 4
@@ -83,9 +82,8 @@ def make_clip(rng: Random, with_intruder: bool) -> tuple[Array, Mask]:
 
 
 def _save(frames: Array, folder: Path, suffix: str) -> None:
-    folder.mkdir(parents=True)
     for number, frame in enumerate(frames, start=1):
-        Image.fromarray((frame * 255).round().astype(np.uint8)).save(folder / f"{number:03}{suffix}")
+        save(frame, folder / f"{number:03}{suffix}")
 
 
 def make_demo_video(root: Path, seed: int = 0) -> Path:
@@ -102,17 +100,13 @@ def make_demo_video(root: Path, seed: int = 0) -> Path:
     if category.exists():
         return category
     rng = np.random.default_rng(seed)
-    root.mkdir(parents=True, exist_ok=True)
-    # Under another name until it is complete, so that an interrupted run leaves no half data set behind.
-    with tempfile.TemporaryDirectory(dir=root) as unfinished:
-        new = Path(unfinished, CATEGORY)
+    with written_whole(category) as new:
         for clip in range(1, NUM_TRAIN_CLIPS + 1):
             _save(make_clip(rng, with_intruder=False)[0], new / f"Train/Train{clip:03}", ".tif")
         for clip in range(1, NUM_TEST_CLIPS + 1):
             frames, where = make_clip(rng, with_intruder=True)
             _save(frames, new / f"Test/Test{clip:03}", ".tif")
             _save(where.astype(np.float64), new / f"Test/Test{clip:03}_gt", ".bmp")
-        shutil.move(new, category)
     return category
 
 

@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"cv2", "jinja2", "numpy"},
     "deploy": {"cv2", "numpy", "openvino", "report"},
     "demo_data": {"PIL", "numpy", "skimage"},
-    "demo_video": {"PIL", "numpy", "skimage"},
+    "demo_video": {"demo_data", "numpy", "skimage"},
 }
 """What each room may import besides the standard library and itself; a model is a room of its own."""
 
