@@ -143,16 +143,22 @@ def _threshold(arguments: argparse.Namespace) -> float | None:
 
 
 def _output(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, threshold: float | None
 ) -> tuple[TextIO, Report] | tuple[None, None]:
     if not arguments.output:
         if arguments.good:
             msg = "--good is for the report: give --output too"
             raise ValueError(msg)
         return None, None
-    page = {"heading": f"Inspection of {arguments.source}", "command": _again(parser, arguments)}
-    page |= {"threshold": arguments.threshold, "good": arguments.good}
-    return open_output(arguments.output, arguments.source, is_averaged=arguments.past_frames > 1, **page)
+    return open_output(
+        arguments.output,
+        arguments.source,
+        is_averaged=arguments.past_frames > 1,
+        heading=f"Inspection of {arguments.source}",
+        command=_again(parser, arguments),
+        threshold=threshold,
+        good=arguments.good,
+    )
 
 
 def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_short: bool) -> str:
@@ -180,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
             threshold = _threshold(arguments)
-            table, report = _output(parser, arguments)
+            table, report = _output(parser, arguments, threshold)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return ERROR
