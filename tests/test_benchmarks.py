@@ -403,6 +403,30 @@ def test_iteration_gives_the_aurocs_of_the_model_after_so_many_rounds(
     assert float(table["2"][4].split(" / ")[0]) == pytest.approx(reference_auroc(scores, labels), abs=6e-4)
 
 
+def test_iteration_drives_riads_network_beside_riad_itself(run: Run, checkpoint: Path, root: Path) -> None:
+    arguments = ("--checkpoint", checkpoint, "--model", "Riad", "--root", root, "--map", "msgms")
+    (table,) = tables(run(iteration, *arguments, "--mask-threshold", 0.3, "--rounds", 1, 3))
+    own = table["RIAD"]
+    assert own[0] == "6"  # two region sizes, three sets
+    for cell, kind in zip(own[3:], ("none", "pixel"), strict=True):
+        expected = scored(checkpoint, root, bf16=True, calibration=kind)
+        assert [float(value) for value in cell.split(" / ")] == pytest.approx(expected, abs=6e-4)
+    assert [table[number][0] for number in ("1", "3")] == ["4", "6"]
+    assert table["1"][1:3] == ["100.00", "100.00"]
+    assert 0 < float(table["3"][1]) < 100
+    assert table["1"][3:] != own[3:]
+
+
+def test_iteration_counts_what_exports_cost(run: Run, i3ad_checkpoint: Path) -> None:
+    (table,) = tables(run(iteration, "--checkpoint", i3ad_checkpoint, "--export", "--rounds", 1, 2))
+    names = table.pop("rounds")
+    cells = {number: dict(zip(names, map(float, row), strict=True)) for number, row in table.items()}
+    assert list(cells) == ["1", "2"]
+    assert cells["1"]["nodes"] < cells["2"]["nodes"]
+    assert all(row["greatest difference"] < 1e-4 for row in cells.values())
+    assert all(row["MB"] > 0 for row in cells.values())
+
+
 def test_iteration_draws_two_rows_of_pictures(run: Run, i3ad_checkpoint: Path, root: Path, tmp_path: Path) -> None:
     picture = next((root / "test/stain").iterdir())
     output = tmp_path / "rounds.png"
