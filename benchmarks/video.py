@@ -4,6 +4,9 @@
 
 Over all frames of all test videos together, and of each video that has frames of both kinds. Seconds are CPU seconds of
 this process for a frame, the network and all maps; the network runs once, whatever is then made of its maps.
+
+``mean picture`` needs no network: the difference from the mean of 40 training frames, relative to theirs and smoothed
+as the model's maps are.
 """
 
 import argparse
@@ -21,7 +24,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib import Riad, Ssae
-from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.components.calibration import Calibration, mean_and_std
+from riad_anomalib.components.similarity import absolute_map
+from riad_anomalib.host.normal_images import normal_images
 from riad_anomalib.host.video import FrameScores, frame_by_frame
 
 MODELS: dict[str, type[Any]] = {"Riad": Riad, "Ssae": Ssae}
@@ -45,7 +50,15 @@ def main() -> None:
     data.setup()
     frames: Any = frame_by_frame(data.test_data)
 
-    calibrations = {"none": Calibration("none"), model.calibration.kind: model.calibration}
+    chosen = normal_images(data.train_data, resize)
+    normal = torch.stack([torch.as_tensor(chosen[i].image).squeeze(0) for i in range(len(chosen))])
+    mean_picture, of_background = normal.mean(dim=0, keepdim=True), Calibration("pixel")
+    of_background.set_statistics(*mean_and_std(1 - absolute_map(normal, mean_picture)))
+    calibrations = {
+        "none": Calibration("none"),
+        model.calibration.kind: model.calibration,
+        "mean picture": of_background,
+    }
     scores = {key: FrameScores(key[1]) for key in product(calibrations, (1, 3))}
     averaged: dict[tuple[str, int], list[float]] = {key: [] for key in scores}
     labels: list[bool] = []
@@ -55,8 +68,10 @@ def main() -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             maps = model.dissimilarity_map(batch.image)
         seconds += time.process_time() - start
-        model.dissimilarity_map = lambda _, maps=maps: maps
+        background = 1 - absolute_map(batch.image, mean_picture)
         for (calibration, past_frames), frame_scores in scores.items():
+            compared = background if calibration == "mean picture" else maps
+            model.dissimilarity_map = lambda _, compared=compared: compared
             model.calibration = calibrations[calibration]
             with torch.no_grad():
                 batch.pred_score = model(batch.image).pred_score

@@ -27,10 +27,14 @@ from anomalib.data import UCSDped
 from anomalib.engine import Engine
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 from riad_anomalib import I3ad, Riad
 from riad_anomalib.components import calibration as calibration_of
+from riad_anomalib.components.smoothing import mean_filter, window_size
 from riad_anomalib.demo_data import CATEGORY
+from riad_anomalib.host.normal_images import with_augmentations
+from riad_anomalib.host.video import frame_by_frame
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = (32, 32)
@@ -349,7 +353,8 @@ def test_video_gives_the_aurocs_of_the_engine_with_these_settings(run: Run, foot
         training = Engine(max_epochs=1, default_root_dir=tmp_path, **quiet)
         training.fit(Riad(**small, calibration="pixel", visualizer=False), datamodule=data)
     checkpoint = training.best_model_path
-    (table,) = tables(run(video, "--checkpoint", checkpoint, "--root", footage.parent, "--category", footage.name))
+    text = run(video, "--checkpoint", checkpoint, "--root", footage.parent, "--category", footage.name)
+    (table,) = tables(text)
     names = table.pop("calibration")
     assert names == ["past_frames", "all videos", "Test001", "Test002"]
     past_frames, *aurocs = table["pixel"]  # the later of two rows
@@ -359,6 +364,22 @@ def test_video_gives_the_aurocs_of_the_engine_with_these_settings(run: Run, foot
     metrics = engine.test(model, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
     expected = [metrics[name] for name in ("image_AUROC", "image_AUROC/Test001", "image_AUROC/Test002")]
     assert [float(value) for value in aurocs] == pytest.approx(expected, abs=6e-4)
+    # The row without a network, by hand: all training frames are among the 40.
+    normal, test = (
+        [frames[i] for i in range(len(frames))]
+        for frames in (
+            with_augmentations(frame_by_frame(part), Resize(SIZE)) for part in (data.train_data, data.test_data)
+        )
+    )
+    normal_images, images = (torch.cat([frame.image.reshape(1, 3, *SIZE) for frame in part]) for part in (normal, test))
+    usual, values = (
+        (part - normal_images.mean(dim=0)).abs().mean(dim=1, keepdim=True) for part in (normal_images, images)
+    )
+    calibrated = calibration_of.calibrate(values, usual.mean(dim=0), usual.std(dim=0, correction=0))
+    scores = mean_filter(calibrated, window_size(0.08, SIZE)).amax(dim=(1, 2, 3))
+    expected_auroc = reference_auroc(scores, np.array([bool(frame.gt_label) for frame in test]))
+    (of_one_frame,) = re.findall(r"^\| mean picture \| 1 \| (\S+)", text, flags=re.MULTILINE)
+    assert float(of_one_frame) == pytest.approx(expected_auroc, abs=6e-4)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,19 @@ def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
     return ssim_per_channel(image, reconstruction).mean(dim=1, keepdim=True)
 
 
+def absolute_map(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return 1 minus the absolute difference, mean over channels; not of the papers (docs/video.md).
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Similarity in [0, 1], ``(N, 1, H, W)``.
+    """
+    return 1 - (image - reconstruction).abs().mean(dim=1, keepdim=True)
+
+
 def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
     """Return (1 - SSIM) / 2, mean over channels ([I3AD] Sec. 2.3, [SSAE] Sec. 4.1).
 

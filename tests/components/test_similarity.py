@@ -7,6 +7,7 @@ from torch import Tensor
 
 from riad_anomalib.components.similarity import (
     GMS_CONSTANT,
+    absolute_map,
     gms,
     gms_pyramid,
     gradient_magnitude,
@@ -93,6 +94,8 @@ def test_differences_agree_with_the_slow_loops_to_the_border(pair: tuple[Tensor,
         np.testing.assert_allclose(ssim_difference(*pair)[i, 0].numpy(), expected, atol=1e-7)
         expected = np.mean([(image - made) ** 2 for image, made in channels], axis=0)
         np.testing.assert_allclose(squared_difference(*pair)[i, 0].numpy(), expected, atol=1e-12)
+        expected = 1 - np.mean([abs(image - made) for image, made in channels], axis=0)
+        np.testing.assert_allclose(absolute_map(*pair)[i, 0].numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("similarity_map", [msgms_map, ssim_map])

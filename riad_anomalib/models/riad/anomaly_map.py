@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from riad_anomalib.components.similarity import msgms_grey_map, msgms_map, ssim_map
+from riad_anomalib.components.similarity import absolute_map, msgms_grey_map, msgms_map, ssim_map
 
 SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "msgms": msgms_map,
     "msgms_grey": msgms_grey_map,
     "ssim": ssim_map,
+    "absolute": absolute_map,
 }
 """Similarity maps by the name that ``score_function`` takes."""
 
@@ -17,7 +18,7 @@ SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def dissimilarity_map(image: Tensor, reconstructions: Tensor, score_function: str) -> Tensor:
     """Return the mean over partitions of 1 - similarity, the anomaly map before smoothing ([RIAD] Eqs. 8 and 9).
 
-    Convention: in [0, 1] for MSGMS, in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
+    Convention: in [0, 1], but in [0, 2] for ``"ssim"``; 0 where the reconstruction is perfect.
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``.

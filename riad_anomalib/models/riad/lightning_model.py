@@ -36,8 +36,9 @@ class Riad(HostMixin, AnomalibModule):
         num_disjoint_sets: Number n of sets that the regions are dealt to, at least 2.
         base_width: Channels of the U-Net's first level. Half the width costs a quarter.
         skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
-        score_function: Similarity behind the anomaly map: ``"msgms"``, ``"ssim"`` (RIAD_SSIM, Table 6), or
-            ``"msgms_grey"``, which compares the gradients of grey images, not of every channel.
+        score_function: Similarity behind the anomaly map: ``"msgms"``, ``"ssim"`` (RIAD_SSIM, Table 6),
+            ``"msgms_grey"``, which compares the gradients of grey images, not of every channel, or ``"absolute"`` for
+            plain differences, for objects rather than defects.
         msgms_weight: Weight lambda_G of the MSGMS loss.
         ssim_weight: Weight lambda_S of the SSIM loss.
         calibration: ``"none"`` (paper), or ``"pixel"``: the anomaly map counts what exceeds the mean of 40 training

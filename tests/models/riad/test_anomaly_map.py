@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from riad_anomalib.components.smoothing import anomaly_score, mean_filter
-from riad_anomalib.models.riad.anomaly_map import dissimilarity_map
+from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS, dissimilarity_map
 
 
 def anomaly_map(image: Tensor, reconstructions: Tensor, score_function: str, smoothing_size: int) -> Tensor:
@@ -24,14 +24,17 @@ def test_the_anomaly_map_agrees_with_the_papers_order_of_steps() -> None:
         assert anomaly_score(result)[i].item() == pytest.approx(expected.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("score_function", "most"), [("msgms", 0.0), ("msgms_grey", 0.0), ("ssim", 1e-6)])
+EXACT = {"msgms": 0.0, "msgms_grey": 0.0, "ssim": 1e-6, "absolute": 0.0}
+
+
+@pytest.mark.parametrize(("score_function", "most"), EXACT.items())
 def test_a_perfect_reconstruction_scores_zero_up_to_the_border(score_function: str, most: float) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 32, 32)
     assert anomaly_map(image, image.unsqueeze(1).repeat(1, 2, 1, 1, 1), score_function, 21).abs().max() <= most
 
 
-@pytest.mark.parametrize("score_function", ["msgms", "msgms_grey", "ssim"])
+@pytest.mark.parametrize("score_function", SCORE_FUNCTIONS)
 def test_the_map_grows_with_damage_where_the_damage_is(score_function: str) -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 64, 64)

@@ -116,7 +116,11 @@ def test_grey_images_of_one_channel() -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("score_function", "psnr", r"score_function is 'psnr': choose one of \['msgms', 'msgms_grey', 'ssim'\]"),
+        (
+            "score_function",
+            "psnr",
+            r"score_function is 'psnr': choose one of \['msgms', 'msgms_grey', 'ss",
+        ),
         ("smoothing_size", 20, "smoothing_size is 20: it must be a positive odd number"),
         ("smoothing_size", 0, "smoothing_size is 0"),
         ("num_partitions", 0, "num_partitions is 0: it must be at least 1"),
