@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "host": SCIENCE | ANOMALIB | {"components", "cv2", "matplotlib", "registry", "report"},
     "models": SCIENCE | ANOMALIB | {"components", "host", "registry"},
     "report": {"cv2", "jinja2", "numpy"},
-    "deploy": {"cv2", "numpy", "openvino", "report"},
+    "deploy": {"cv2", "numpy", "openvino", "pyarrow", "ray", "report"},
     "demo_data": {"PIL", "numpy", "skimage"},
     "demo_video": {"demo_data", "numpy", "skimage"},
 }

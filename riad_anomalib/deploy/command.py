@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -42,6 +43,11 @@ class Summary:
     frames: int = 0
     anomalous: int = 0
     undrawn: int = 0
+
+    def skip(self, name: str, problem: str) -> None:
+        """Report a picture that cannot be used."""
+        print(f"skipped: {name} {problem}", file=sys.stderr)
+        self.skipped.append(name)
 
     def __str__(self) -> str:
         """Return numbers and rate, and the shares of the main loop's time, which add up to all of it."""
@@ -90,9 +96,9 @@ def number(text: str) -> float:
     return value
 
 
-def _number_of_frames(text: str) -> int:
+def _number_of(things: str, text: str) -> int:
     if not (text.isdecimal() and int(text)):
-        msg = f"{text!r} is no number of frames: give 1 or more"
+        msg = f"{text!r} is no number of {things}: give 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 
@@ -106,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
     add("source", help="folder of images, image, video, or a camera's number (./0 for a file of that name)")
-    add("--output", type=Path, metavar="DIR", help="write DIR/report.html, results.csv and a picture of every map")
+    add("--output", metavar="DIR", help="write DIR/report.html, results.csv and a picture of every map")
     goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
     add("--good", metavar="NAME", help=goods)
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
@@ -116,9 +122,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
     past = "judge a video's frames by the mean score of N frames, its own the last (default: %(default)s)"
-    add("--past-frames", type=_number_of_frames, default=1, metavar="N", help=past)
+    add("--past-frames", type=partial(_number_of, "frames"), default=1, metavar="N", help=past)
     precisions = "f32 as the thresholds were found (default); auto: OpenVINO's choice, bf16 on some CPUs"
     add("--precision", choices=("f32", "bf16", "auto"), default="f32", help=precisions)
+    cluster = parser.add_argument_group(
+        "on a Ray cluster",
+        "The source is a folder or a list of pictures, .txt with a path a line, or the URI of one, such as s3://; "
+        "results go to DIR/results as Parquet.",
+    )
+    add = cluster.add_argument
+    add("--cluster", metavar="ADDRESS", help="Ray's name of the cluster, auto on its machines; local for this machine")
+    add("--overlays", action="store_true", help="also write a picture of every map, to DIR/overlays")
+    cores = "cores of an actor, which has a model of its own (default: %(default)s)"
+    add("--cores", type=partial(_number_of, "cores"), default=1, metavar="N", help=cores)
     return parser
 
 
@@ -145,13 +161,16 @@ def _threshold(arguments: argparse.Namespace) -> float | None:
 def _output(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, threshold: float | None
 ) -> tuple[TextIO, Report] | tuple[None, None]:
+    if arguments.overlays or arguments.cores > 1:
+        msg = "--overlays and --cores are for --cluster: leave them out, --output writes every map and takes all cores"
+        raise ValueError(msg)
     if not arguments.output:
         if arguments.good:
             msg = "--good is for the report: give --output too"
             raise ValueError(msg)
         return None, None
     return open_output(
-        arguments.output,
+        Path(arguments.output),
         arguments.source,
         is_averaged=arguments.past_frames > 1,
         heading=f"Inspection of {arguments.source}",
@@ -175,12 +194,26 @@ def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_shor
     return problem
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Inspect pictures from the command line and return the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    cv2.utils.logging.setLogLevel(0)  # of files that OpenCV cannot read, usable tells
-    with _interruptible() as interrupted, ExitStack() as files:
+def _on_a_cluster(arguments: argparse.Namespace, interrupted: threading.Event) -> int:
+    try:
+        from . import cluster  # noqa: PLC0415  # Ray is for those who have a cluster
+    except ImportError as error:
+        print(f"error: --cluster needs Ray: pip install 'riad-anomalib[cluster]' ({error})", file=sys.stderr)
+        return ERROR
+    try:
+        problem, is_all = cluster.main(arguments, interrupted)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return ERROR
+    return INTERRUPTED if interrupted.is_set() else int(not is_all)
+
+
+def _on_this_machine(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, interrupted: threading.Event
+) -> int:
+    with ExitStack() as files:
         try:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
@@ -200,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         queue = openvino.AsyncInferQueue(model, 1 if one_at_a_time else 0)  # 0: as many as OpenVINO proposes
         summary = Summary()
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
-        images = usable(frames, model.input(0).partial_shape, summary.skipped)
+        images = usable(frames, model.input(0).partial_shape, summary.skip)
         own_results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
         results = judged(average(own_results, arguments.past_frames), threshold)
         problem, start = "", time.perf_counter()
@@ -227,3 +260,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         while window and summary.frames and is_wanted():  # the last picture stays
             time.sleep(0.02)
         return INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Inspect pictures from the command line and return the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    cv2.utils.logging.setLogLevel(0)  # of files that OpenCV cannot read, usable tells
+    with _interruptible() as interrupted:
+        if arguments.cluster:
+            return _on_a_cluster(arguments, interrupted)
+        return _on_this_machine(parser, arguments, interrupted)

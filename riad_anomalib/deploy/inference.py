@@ -1,10 +1,7 @@
 """What the model says of pictures, in the order in which they come."""
 
-# ruff: noqa: T201  # a command prints
-
-import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,26 +47,30 @@ class Result:
         return "anomalous" if self.pred_label else "normal"
 
 
-def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.CompiledModel:
-    """Compile an exported model.
-
-    Args:
-        path: The model's ``.xml``, with its ``.bin`` beside it, or ``.onnx``.
-        device: OpenVINO's name of a device, for example ``"CPU"``.
-        mode: ``"latency"`` or ``"throughput"``.
-        precision: ``"f32"``, ``"bf16"``, or ``"auto"`` for OpenVINO's choice.
+def model_files(path: Path) -> list[Path]:
+    """Return the files of an exported model: an ``.xml`` with the ``.bin`` beside it, or an ``.onnx``.
 
     Raises:
-        ValueError: If a file is missing, the model gives no verdict on pictures, or the device cannot run it.
+        ValueError: If it is neither, or a file is missing.
     """
     if path.suffix not in {".xml", ".onnx"}:
         msg = f"model {path} is neither .xml nor .onnx: give the one that anomalib export wrote"
         raise ValueError(msg)
-    for file in (path, path.with_suffix(".bin") if path.suffix == ".xml" else path):
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    for file in files:
         if not file.is_file():
             msg = f"model file {file} does not exist: give an .xml with its .bin beside it, or an .onnx"
             raise ValueError(msg)
-    core = openvino.Core()
+    return files
+
+
+def read_model(path: Path, core: openvino.Core) -> openvino.Model:
+    """Read an exported model.
+
+    Raises:
+        ValueError: If a file is missing or the model gives no verdict on pictures.
+    """
+    model_files(path)
     try:
         model = core.read_model(path)
     except RuntimeError as error:
@@ -84,9 +85,31 @@ def load_model(path: Path, device: str, mode: str, precision: str) -> openvino.C
     if len(shapes) != 1 or not shapes[0].compatible(openvino.PartialShape([1, 3, -1, -1])):
         msg = f"{path} takes {' and '.join(map(str, shapes))}, not [1,3,H,W]: give a model that anomalib exported"
         raise ValueError(msg)
-    config = {"PERFORMANCE_HINT": mode.upper()}
+    return model
+
+
+def load_model(
+    path: Path, device: str, mode: str, precision: str, threads: int | None = None
+) -> openvino.CompiledModel:
+    """Compile an exported model.
+
+    Args:
+        path: The model's ``.xml``, with its ``.bin`` beside it, or ``.onnx``.
+        device: OpenVINO's name of a device, for example ``"CPU"``.
+        mode: ``"latency"`` or ``"throughput"``.
+        precision: ``"f32"``, ``"bf16"``, or ``"auto"`` for OpenVINO's choice.
+        threads: How many threads of a CPU to use; None for OpenVINO's choice, which is all of them.
+
+    Raises:
+        ValueError: If :func:`read_model` cannot read it or the device cannot run it.
+    """
+    core = openvino.Core()
+    model = read_model(path, core)
+    config: dict[str, str | int] = {"PERFORMANCE_HINT": mode.upper()}
     if precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = precision
+    if threads and device == "CPU":
+        config["INFERENCE_NUM_THREADS"] = threads
     try:
         return core.compile_model(model, device, config)
     except RuntimeError as error:
@@ -149,13 +172,15 @@ def reason(error: Exception) -> str:
     return (str(error).strip() or repr(error)).splitlines()[-1]
 
 
-def usable(frames: Iterable[Frame], shape: openvino.PartialShape, skipped: list[str]) -> Iterator[tuple[str, Image]]:
+def usable(
+    frames: Iterable[Frame], shape: openvino.PartialShape, skip: Callable[[str, str], None]
+) -> Iterator[tuple[str, Image]]:
     """Pass on the frames that the model can take, and report the others.
 
     Args:
         frames: Frames of a source.
         shape: The model's input ``(N, 3, H, W)``; H and W are fixed if it was exported with an input size.
-        skipped: Grows by the name of every other frame.
+        skip: Told the name of every other frame and what is wrong with it.
     """
     for name, image in frames:
         if image is None:
@@ -165,8 +190,7 @@ def usable(frames: Iterable[Frame], shape: openvino.PartialShape, skipped: list[
         else:
             yield name, image
             continue
-        print(f"skipped: {name} {problem}", file=sys.stderr)
-        skipped.append(name)
+        skip(name, problem)
 
 
 def as_input(image: Image) -> NDArray[np.float32]:

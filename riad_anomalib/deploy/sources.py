@@ -29,11 +29,7 @@ def open_source(source: str) -> Iterator[Frame]:
     if source.isdecimal():
         return _stream(int(source), f"camera {source} cannot be opened: is it connected, permitted and not in use?")
     if path.is_dir():
-        paths = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-        if not paths:
-            msg = f"no images in {source}: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            raise ValueError(msg)
-        return (_read(file, path) for file in paths)
+        return (_read(file, path) for file in image_files(path))
     if not path.is_file():
         msg = f"source {source} does not exist: give a folder, an image, a video or a camera's number"
         raise ValueError(msg)
@@ -42,15 +38,43 @@ def open_source(source: str) -> Iterator[Frame]:
     return _stream(source, f"source {source} is neither an image nor a video that OpenCV can open: convert it")
 
 
-def _read(path: Path, folder: Path) -> Frame:
-    # A name in another encoding than the system's has surrogates, which cannot be printed.
-    name = path.relative_to(folder).as_posix().encode(errors="replace").decode()
+def image_files(folder: Path) -> list[Path]:
+    """Return the images of a folder and its sub-folders in their order.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    if not files:
+        raise ValueError(no_images(str(folder)))
+    return files
+
+
+def no_images(source: str) -> str:
+    """Return what is wrong with a source without images."""
+    return f"no images in {source}: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+def printable(path: str) -> str:
+    """Return a path as a name; in another encoding than the system's it has surrogates, which cannot be printed."""
+    return path.encode(errors="replace").decode()
+
+
+def decode(data: bytes) -> Image | None:
+    """Return the image of a file's bytes, None where they are none."""
     # Unlike imread, imdecode refuses a JPEG that breaks off, and Windows' paths may have any letter. The camera's note
     # on orientation is ignored, as anomalib does. 16 bits become 8, where anomalib makes white of them.
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        return name, cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except (OSError, cv2.error):  # the latter for an empty file
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # nothing in it
+        return None
+
+
+def _read(path: Path, folder: Path) -> Frame:
+    name = printable(path.relative_to(folder).as_posix())
+    try:
+        return name, decode(path.read_bytes())
+    except OSError:
         return name, None
 
 

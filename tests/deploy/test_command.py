@@ -180,7 +180,7 @@ def test_the_command_needs_neither_torch_nor_anomalib_nor_tkinter(exported: Path
     assert [line.split("  ")[0] for line in run.stdout.splitlines()[:-2]] == NAMES
     imported = {line.split("|")[-1].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
     assert {"cv2", "openvino", "numpy"} <= imported
-    assert not imported & {"torch", "anomalib", "lightning", "kornia", "tkinter", "PIL", "skimage"}
+    assert not imported & {"torch", "anomalib", "lightning", "kornia", "tkinter", "PIL", "skimage", "ray", "pyarrow"}
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "2.5", "three"])

@@ -1,0 +1,286 @@
+"""Archives on a cluster: several nodes on one machine, as Ray's own tests have them."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from inspections import NAMES, other_model, picture, rows, run
+from PIL import Image
+
+from riad_anomalib import deploy
+from riad_anomalib.deploy.inference import model_files
+
+ray = pytest.importorskip("ray", reason="the cluster extra is not installed")
+import pyarrow as pa  # noqa: E402
+from pyarrow import parquet  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from riad_anomalib.deploy import cluster  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
+
+STORE = 80 * 2**20
+"""The least memory for objects that Ray takes."""
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Two nodes with a core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        options = {"num_cpus": 1, "object_store_memory": STORE}
+        made = Cluster(initialize_head=True, head_node_args=options)
+        made.add_node(num_cpus=1, object_store_memory=STORE)
+        yield made
+        made.shutdown()
+
+
+def table(output: Path) -> dict[str, Row]:
+    """Return the rows of the results by their names, none twice."""
+    found = parquet.read_table(output / "results").to_pylist()
+    assert len({row["name"] for row in found}) == len(found)
+    return {row["name"]: row for row in found}
+
+
+def inspected(model: Path, source: Path, mode: str = "latency", device: str = "CPU") -> dict[str | None, Row]:
+    """Return the rows that an actor makes of a source, without any cluster."""
+    files, found = cluster.find_pictures(str(source))
+    options = {"device": device, "mode": mode, "precision": "f32", "threads": 1}
+    actor = cluster.Inspector({file.name: file.read_bytes() for file in model_files(model)}, files, None, None, options)
+    block = pa.table({"name": [*found], "path": [os.fsencode(path) for path in found.values()]})
+    return {row["name"]: row for row in actor(block).to_pylist()}
+
+
+def test_results_are_those_of_one_machine_to_the_bit(
+    nodes: Any, exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "source", tmp_path / "output"
+    shutil.copytree(pictures, source)
+    (source / "damaged.png").write_text("no picture")
+    assert run(exported, source, "--output", tmp_path / "one") == 1
+    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
+    frames: Any = deploy.open_source(str(pictures))
+    expected = {result.name: result for result in deploy.infer(queue, frames, ahead=0)}
+    capsys.readouterr()
+    assert run(exported, source, "--cluster", nodes.address, "--output", output.as_uri(), "--overlays") == 1
+    out, err = capsys.readouterr()
+    found = table(output)
+    damaged = found.pop("damaged.png")
+    assert (damaged["score"], damaged["verdict"]) == (None, None)
+    assert f"skipped: damaged.png {damaged['reason']}\n" in err
+    assert sorted(found) == NAMES == sorted(row["name"] for row in rows(tmp_path / "one"))
+    for name, row in found.items():
+        assert row == {
+            "name": name,
+            "score": expected[name].pred_score,
+            "verdict": expected[name].verdict,
+            "reason": None,
+        }
+        assert (output / f"overlays/{name}.jpg").read_bytes() == (tmp_path / f"one/{name}.jpg").read_bytes()
+    assert inspected(exported, pictures, "throughput") == found
+    assert (output / "results/_SUCCESS").read_text() == "6 pictures, 3 anomalous, 1 skipped\n"
+    assert out.splitlines()[-1].startswith("6 pictures, 3 anomalous, 1 skipped; ")
+    assert run(exported, source, "--cluster", nodes.address, "--output", output) == 2
+    assert f"error: output {output} has results already: give another folder\n" in capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    fixed = other_model(tmp_path / "model.xml", [1, 3, 8, 8], deploy.OUTPUTS)
+    source = tmp_path / "source"
+    source.mkdir()
+    Image.fromarray(picture(3)).save(source / "other size.png")
+    (source / "text.png").write_text("no picture")
+    (source / "empty.png").touch()
+    Path(os.fsdecode(bytes(source) + b"/latin \xe4.png")).write_text("no picture")
+    listed = tmp_path / "list.txt"
+    listed.write_text(
+        f"source/other size.png\r\n\n{source}/text.png\nsource/gone.png\nzero\0.png\n", encoding="utf-8-sig"
+    )
+    size = "is (40, 56, 3), the model takes [1,3,8,8]: resize it"
+    damaged = "cannot be read: it is damaged, no image"
+    for given, expected in {
+        source: {"other size.png": size, "text.png": damaged, "empty.png": damaged, "latin ?.png": damaged},
+        listed: {
+            "source/other size.png": size,
+            f"{source}/text.png": damaged,
+            "source/gone.png": "cannot be read: [Errno 2] No such file or directory",
+            "zero\0.png": "cannot be read: embedded null byte",
+        },
+    }.items():
+        found = inspected(fixed, given)
+        assert found.keys() == expected.keys()
+        for name, reason in expected.items():
+            row = found[name]
+            assert row["reason"].startswith(reason)
+            assert (row["score"], row["verdict"]) == (None, None)
+
+
+def test_a_model_that_fails_ends_the_run_with_its_reason(
+    nodes: Any, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = other_model(tmp_path / "model.xml", [1, 3, -1, -1], deploy.OUTPUTS)
+    assert run(failing, pictures, "--cluster", nodes.address, "--output", tmp_path / "output") == 2
+    assert re.search(r"^error: stopped after 0 pictures: .*8\.8", capsys.readouterr().err, flags=re.MULTILINE)
+    assert not (tmp_path / "output/results/_SUCCESS").exists()
+    assert inspected(failing, pictures, device="TOASTER")[None]["reason"].startswith("cannot run ")
+
+
+def workers(node: Any) -> list[int]:
+    """Return the processes of a node's actors."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
+    return [int(child) for child in children if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_where_a_worker_and_a_node_are_killed_nothing_is_lost_or_there_twice(
+    nodes: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 160
+    (tmp_path / "source").mkdir()
+    large = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), np.uint8)  # takes its time
+    Image.fromarray(large).save(tmp_path / "source/0.png")
+    for i in range(1, number):
+        os.link(tmp_path / "source/0.png", tmp_path / f"source/{i}.png")
+    (node,) = nodes.worker_nodes
+    killed: list[int] = []
+    add = cluster.Table.add
+
+    def add_and_kill(self: cluster.Table, block: Any) -> None:
+        add(self, block)
+        if not killed:
+            killed.extend(workers(nodes.head_node))
+            os.kill(killed[0], signal.SIGKILL)
+            assert self.pictures < number / 2
+        elif node in nodes.worker_nodes and self.pictures > number / 4:
+            killed.extend(workers(node))
+            nodes.remove_node(node, allow_graceful=False)
+            assert self.pictures < number / 2
+
+    monkeypatch.setattr(cluster.Table, "add", add_and_kill)
+    source, output = tmp_path / "source", tmp_path / "output"
+    assert run(exported, source, "--cluster", nodes.address, "--output", output) == 0
+    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    assert len(killed) == 2
+    found = table(output)
+    assert sorted(found) == sorted(f"{i}.png" for i in range(number))
+    assert len({row["score"] for row in found.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--show",), "--show means nothing with --cluster, workers have no window: leave it out"),
+        (("--good", "good"), "--good means nothing with --cluster, there is no report: leave it out"),
+        (("--past-frames", 3), "--past-frames means nothing with --cluster, results come in any order: leave it out"),
+        ((), "--cluster writes results to --output: give a folder or a URI"),
+        (("--output", "new", "--cores", 2), "no node of the cluster has 2 cores, the largest has 1: give --cores 1"),
+        (("--output", "{pictures}/new"), "lies in the source, where the next run would take overlays for pictures"),
+        (("--output", "ftp://somewhere"), "ftp://somewhere is on no file system that pyarrow reads: give a path or"),
+    ],
+)
+def test_what_means_nothing_on_a_cluster_is_refused(
+    options: tuple[object, ...],
+    message: str,
+    nodes: Any,
+    exported: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(option).format(pictures=pictures) for option in options]
+    assert run(exported, pictures, "--cluster", nodes.address, *given) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("video", "is neither a folder nor a list that ends in .txt: --cluster takes one of them, or its URI"),
+        ("7", "is neither a folder nor a list that ends in .txt"),
+        ("empty", "no images in .*empty: it needs files that end in .bmp"),
+        ("file://{empty}", "no images in .*empty: it needs files that end in .bmp"),
+        ("nothing.txt", "list .* is empty: write the path of a picture on each line"),
+        ("twice.txt", "list .* has a.png twice: leave one of them"),
+        ("mixed.txt", "list .*: /b.png is on another file system than file:///a.png: make a list for each"),
+        ("late.txt", "list .*: file:///b.png is on another file system than a.png: make a list for each"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, lines in {
+        "nothing": "\n\n",
+        "twice": "a.png\nb.png\na.png\n",
+        "mixed": "file:///a.png\n/b.png\n",
+        "late": "a.png\nfile:///b.png\n",
+    }.items():
+        (tmp_path / f"{name}.txt").write_text(lines)
+    given = {"video": str(video)}.get(source) or str(tmp_path / source.format(empty=tmp_path / "empty"))
+    if source.startswith("file:"):
+        given = (tmp_path / "empty").as_uri()
+    with pytest.raises(ValueError, match=message):
+        cluster.find_pictures(given)
+
+
+def test_uris_in_a_list_are_names(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("file:///a/b.png\nfile:///c.png\n")
+    _, found = cluster.find_pictures(f"file://{tmp_path}/list.txt")
+    assert found == {"file:///a/b.png": "/a/b.png", "file:///c.png": "/c.png"}
+
+
+def test_no_name_leads_out_of_the_overlays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.txt").write_text("../../a.png\na.png\n")
+    options = ("--cluster", "local", "--overlays", "--output", tmp_path / "output")
+    assert run(exported, tmp_path / "list.txt", *options) == 2
+    assert "has paths that differ only by ..: their overlays would be one" in capsys.readouterr().err
+
+
+def test_results_go_into_parts_that_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PART", 4)
+    made = cluster.Table(cluster.Place.of(str(tmp_path / "results")))
+    for i in range(3):
+        made.add(
+            pa.Table.from_pylist(
+                [{"name": f"{i}{j}", "score": 1.0, "verdict": "normal"} for j in "abc"], cluster.COLUMNS
+            )
+        )
+        assert sorted(path.name for path in tmp_path.rglob("*.parquet")) == ["000000.parquet"] * (i > 0)
+    made.write()
+    assert [parquet.read_table(path).num_rows for path in sorted(tmp_path.rglob("*.parquet"))] == [6, 3]
+    assert len(table(tmp_path)) == 9
+
+
+@pytest.mark.parametrize("option", [("--overlays",), ("--cores", 2)])
+def test_options_of_the_cluster_are_refused_without_it(
+    option: tuple[object, ...], exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(exported, pictures, *option) == 2
+    assert "error: --overlays and --cores are for --cluster: leave them out" in capsys.readouterr().err
+
+
+def test_without_ray_one_line_says_what_to_install(
+    exported: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "riad_anomalib.deploy.cluster")
+    monkeypatch.delattr(deploy, "cluster")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(exported, pictures, "--cluster", "local", "--output", "output") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: --cluster needs Ray: pip install 'riad-anomalib[cluster]'")
+    assert err.count("\n") == 1
