@@ -45,10 +45,13 @@ METRICS = {
 BESIDE = ["RIAD (paper)", "PatchCore", "EfficientAd"]
 
 
-def read_results(files: list[Path]) -> pd.DataFrame:
-    """Return the runs of the files with their ``label`` (model and what differs between its runs) and ``category``."""
+def read_results(files: list[Path]) -> tuple[pd.DataFrame, int]:
+    """Return the runs of the files with ``label`` (model, what differs) and ``category``, and how many jobs failed."""
     # As text first: with several kinds of runs a column has gaps, and pandas would make 16.0 of a width of 16.
     runs = pd.concat([pd.read_csv(file, dtype=str) for file in files], ignore_index=True)
+    finished = runs.get("reason", pd.Series(index=runs.index)).isna()
+    failed = int((~finished).sum())
+    runs = runs[finished].reset_index(drop=True)
     if missing := {"model.class_path", "data.class_path", "seed", "image_AUROC"} - set(runs.columns):
         msg = f"{', '.join(map(str, files))}: no column {sorted(missing)}; give results.csv of anomalib benchmark"
         raise ValueError(msg)
@@ -71,7 +74,7 @@ def read_results(files: list[Path]) -> pd.DataFrame:
             "seed, model or data, or report them one by one"
         )
         raise ValueError(msg)
-    return runs
+    return runs, failed
 
 
 def read_published(beside: list[str]) -> pd.DataFrame:
@@ -181,7 +184,7 @@ def main() -> None:
     if arguments.output.exists():
         parser.error(f"{arguments.output} is there already: name a new folder")
     try:
-        runs, published = read_results(files), read_published(arguments.beside)
+        (runs, failed), published = read_results(files), read_published(arguments.beside)
     except ValueError as error:
         parser.error(str(error))
     per_metric = {metric: percentages(runs, published, metric) for metric in METRICS}
@@ -194,7 +197,11 @@ def main() -> None:
     ]
     text = (
         f"# Benchmark\n\n`{shlex.join(['python', *sys.argv])}` of {', '.join(map(str, files))}\n\n{environment()}\n\n"
-        f"{runs_table(runs)}\n\n![Image and pixel AUROC](report.png)\n\n" + "\n\n".join(tables) + "\n"
+        f"{runs_table(runs)}\n\n"
+        + f"{failed} jobs failed and are left out.\n\n" * bool(failed)
+        + "![Image and pixel AUROC](report.png)\n\n"
+        + "\n\n".join(tables)
+        + "\n"
     )
     arguments.output.mkdir(parents=True)
     (arguments.output / "report.md").write_text(text, encoding="utf-8")

@@ -110,6 +110,18 @@ def test_runs_are_told_apart_by_what_differs_and_riads_cost_is_counted(
     assert [costs[label] for label in labels] == ["20.7", "5.17", ""]  # as benchmarks/RESULTS.md says
 
 
+def test_jobs_that_failed_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"model.class_path": "Riad", "data.init_args.category": "grid", "seed": 0, "reason": "no such folder"}
+    file = write([riad("grid", 0, 0.9, 0.8), failed, riad("grid", 1, 0.9, 0.8)], tmp_path / "results.csv")
+    run(monkeypatch, file, "--output", tmp_path / "report")
+    text = (tmp_path / "report/report.md").read_text()
+    assert "\n\n1 jobs failed and are left out.\n\n" in text
+    assert cells(text, "Image AUROC")["grid"][0] == "90.0 ± 0.0"
+    file = write([riad("grid", 0, 0.9, 0.8)], tmp_path / "results.csv")
+    run(monkeypatch, file, "--output", tmp_path / "whole")
+    assert "jobs failed and" not in (tmp_path / "whole/report.md").read_text()
+
+
 def test_what_cannot_be_told_apart_or_would_be_overwritten_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
