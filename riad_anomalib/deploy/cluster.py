@@ -76,8 +76,16 @@ class Place:
 
     @property
     def kind(self) -> FileType:
-        """Whether it is a file, a folder or nothing."""
-        return self.files.get_file_info(self.path).type
+        """Whether it is a file, a folder or nothing.
+
+        Raises:
+            ValueError: If the file system does not say.
+        """
+        try:
+            return self.files.get_file_info(self.path).type
+        except OSError as error:
+            msg = f"{self.path} cannot be reached: is the address right and access permitted? ({reason(error)})"
+            raise ValueError(msg) from error
 
     def read(self) -> bytes:
         """Return all of a file."""
@@ -142,6 +150,9 @@ def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, di
     if "://" in lines[0]:
         # One file system for all: to ask for each picture's own may mean a request over the network.
         first = Place.of(lines[0])
+        if not lines[0].endswith(first.path):
+            msg = f"list {source}: {lines[0]} is more than a path: write URIs without ? and %"
+            raise ValueError(msg)
         files, start = first.files, lines[0].removesuffix(first.path)
     folder = "" if start else posixpath.dirname(place.path)
     pictures: dict[str, str] = {}

@@ -219,6 +219,7 @@ def test_what_means_nothing_on_a_cluster_is_refused(
         ("nothing.txt", "list .* is empty: write the path of a picture on each line"),
         ("twice.txt", "list .* has a.png twice: leave one of them"),
         ("mixed.txt", "list .*: /b.png is on another file system than file:///a.png: make a list for each"),
+        ("asking.txt", "list .*: file:///a%20b.png is more than a path: write URIs without . and %"),
         ("late.txt", "list .*: file:///b.png is on another file system than a.png: make a list for each"),
     ],
 )
@@ -228,6 +229,7 @@ def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path
         "nothing": "\n\n",
         "twice": "a.png\nb.png\na.png\n",
         "mixed": "file:///a.png\n/b.png\n",
+        "asking": "file:///a%20b.png\n",
         "late": "a.png\nfile:///b.png\n",
     }.items():
         (tmp_path / f"{name}.txt").write_text(lines)

@@ -1,3 +1,4 @@
+import json
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -169,3 +170,21 @@ def test_a_graph_without_a_threshold_is_refused_where_means_are_judged(tmp_path:
     model = other_model(tmp_path / "other.xml", [1, 3, 8, 8], deploy.OUTPUTS)
     with pytest.raises(ValueError, match=r"other.xml does not compare its score with a number.*give --threshold"):
         deploy.score_threshold(model)
+
+
+def test_what_the_documents_send_to_a_server_is_what_the_model_takes_and_gives(exported: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+    request, answer = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL))
+    types = {"FP32": openvino.Type.f32, "BOOL": openvino.Type.boolean}
+    model = openvino.Core().read_model(exported)
+    (given,), (taken,) = request["inputs"], model.inputs
+    assert taken.names == {given["name"]}
+    assert taken.element_type == types[given["datatype"]]
+    assert taken.partial_shape.compatible(openvino.PartialShape(given["shape"]))
+    results = openvino.compile_model(model)(np.array(given["data"], np.float32).reshape(given["shape"]))
+    assert [output["name"] for output in answer["outputs"]] == [output.any_name for output in model.outputs]
+    for output in answer["outputs"]:
+        value = results[output["name"]]
+        assert model.output(output["name"]).element_type == types[output["datatype"]]
+        assert [128 if length in {32, 48} else length for length in value.shape] == output["shape"]  # its image size
+        assert {type(entry) for entry in output["data"]} == {type(value.flat[0].item())}
