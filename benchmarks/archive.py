@@ -4,22 +4,26 @@
 
 Each round inspects the source with the plain loop in a process of its own, then on a node of Ray with room for one
 actor, both on so many cores. Milliseconds a picture are of wall clock and of processor, the latter for a busy machine.
-Ray's are from the first block to the last, the processor's of actor and driver; what passed before stands apart. Scores
-must be the same to the bit. Resident memory is that of the last round, at a tenth, half and all of the pictures.
+Ray's are the actor's from its first block to its last, what lies between them included, and of the processor those of
+the driver too; starting is not. Scores must be the same to the bit. Resident memory is that of the last round, at a
+tenth, half and all of the pictures.
 """
 
 import argparse
-import os
+import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import pyarrow as pa
 from measuring import environment, in_a_process, table
 from pyarrow import parquet
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from riad_anomalib import deploy
@@ -39,49 +43,56 @@ def plain(model: Path, source: str, cores: int) -> dict[str, Any]:
     return {"scores": scores, "wall": wall, "processor": processor}
 
 
-def memory(process: str) -> float:
-    """Return the resident MiB of a process."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+def memory() -> float:
+    """Return the resident MiB of this process."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def processor_time(process: str) -> float:
-    """Return the seconds of processor that a process took."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+class Watched:
+    """An actor that writes down when it inspected a block, what processor time that took, and its memory."""
+
+    log: Path
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401
+        self.inspector = cluster.Inspector(*arguments)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Return rows."""
+        _ = self.inspector.queue  # a model is compiled before the clock starts
+        start = time.perf_counter(), time.process_time()
+        rows = self.inspector(block)
+        end = time.perf_counter(), time.process_time()
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([len(block), *start, *end, memory()]) + "\n")
+        return rows
 
 
 def on_ray(model: Path, source: str, cores: int, output: Path) -> dict[str, Any]:
-    """Return the same of one actor, and after each block the pictures and the MiB of actor and driver."""
-    marks: list[tuple[float, float, int, float, float]] = []
+    """Return the same of one actor, what the driver takes included, and memory along the way."""
+    drivers: list[tuple[float, float]] = []
     add = cluster.Table.add
 
     def mark(self: cluster.Table, rows: pa.Table) -> None:
         add(self, rows)
-        (actor,) = [
-            path.parent.name
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if path.read_bytes().startswith(b"ray::MapWorker")
-        ]
-        processor = processor_time(actor) + processor_time("self")
-        marks.append((time.perf_counter(), processor, self.pictures, memory(actor), memory("self")))
+        drivers.append((time.process_time(), memory()))
 
-    cluster.Table.add = mark  # type: ignore[method-assign]
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    Watched.log = output / "log"
+    cluster.Inspector, cluster.Table.add = Watched, mark  # type: ignore[assignment, method-assign, misc]
     node = Cluster(initialize_head=True, head_node_args={"num_cpus": cores})
-    start = time.perf_counter()
-    options = ["--cluster", node.address, "--cores", str(cores), "--output", str(output)]
+    options = ["--cluster", node.address, "--cores", str(cores), "--output", str(output / "results")]
     if deploy.main([str(model), source, *options]):
         msg = f"the run on {source} failed: see what it says above"
         raise RuntimeError(msg)
     node.shutdown()
-    rows = parquet.read_table(output / "results").to_pylist()
-    number = marks[-1][2] - marks[0][2]
+    rows = parquet.read_table(output / "results/results").to_pylist()
+    blocks = np.array([json.loads(line) for line in Watched.log.read_text(encoding="utf-8").splitlines()])
     return {
         "scores": {row["name"]: row["score"] for row in rows},
-        "wall": (marks[-1][0] - marks[0][0]) / number,
-        "processor": (marks[-1][1] - marks[0][1]) / number,
-        "before": marks[0][0] - start,
-        "memory": [mark[2:] for mark in marks],
+        "wall": (blocks[-1, 3] - blocks[0, 1]) / len(rows),
+        "processor": (blocks[-1, 4] - blocks[0, 2] + drivers[-1][0] - drivers[0][0]) / len(rows),
+        "memory": np.stack([blocks[:, 0].cumsum(), blocks[:, 5], [mib for _, mib in drivers]], axis=1),
     }
 
 
@@ -107,9 +118,9 @@ def main() -> None:
         for kind, found in ratios.items():
             found.append(on_node[kind] / alone[kind])
             cells += [f"{1e3 * alone[kind]:.2f}", f"{1e3 * on_node[kind]:.2f}", f"{found[-1]:.3f}"]
-        rows.append([*cells, f"{on_node['before']:.1f}"])
+        rows.append(cells)
     names = [f"{kind}: {name}" for kind in ratios for name in ("loop, ms", "Ray, ms", "ratio")]
-    print(table(["round", *names, "before the first block, s"], rows))
+    print(table(["round", *names], rows))
     medians = [f"{kind} {statistics.median(found):.3f}" for kind, found in ratios.items()]
     print(f"{len(alone['scores'])} scores the same to the bit; median ratios: {', '.join(medians)}\n")
     marks = on_node["memory"]

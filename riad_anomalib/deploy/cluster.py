@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import posixpath
+import socket
 import sys
 import threading
 import time
@@ -324,7 +325,10 @@ def connected(address: str) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it is the user who may send statistics, not this program
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls an error what only might become one
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal() and "://" not in address:  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         msg = f"no Ray cluster at {address}: start one with ray start, or say local for this machine ({reason(error)})"
@@ -438,17 +442,19 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
         results: Any = inspected.iter_batches(batch_size=None, batch_format="pyarrow")
         problem = ""
         try:
-            for rows in results:
-                failed = rows.filter(compute.field("name").is_null())
-                problem = failed["reason"][0].as_py() if len(failed) else ""
-                if problem or interrupted.is_set():
-                    break
-                table.add(rows)
+            try:
+                for rows in results:
+                    failed = rows.filter(compute.field("name").is_null())
+                    problem = failed["reason"][0].as_py() if len(failed) else ""
+                    if problem or interrupted.is_set():
+                        break
+                    table.add(rows)
+            finally:
+                table.write()
+            if not (problem or interrupted.is_set()):
+                (table.folder / "_SUCCESS").write(f"{table}\n".encode())
         except (OSError, RuntimeError, ray.exceptions.RayError) as error:
             problem = reason(error)
-        table.write()
-        if not (problem or interrupted.is_set()):
-            (table.folder / "_SUCCESS").write(f"{table}\n".encode())
     return table, problem
 
 

@@ -1,9 +1,11 @@
 """Archives on a cluster: several nodes on one machine, as Ray's own tests have them."""
 
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from riad_anomalib import deploy
 from riad_anomalib.deploy.inference import model_files
 
 ray = pytest.importorskip("ray", reason="the cluster extra is not installed")
+import archive  # noqa: E402
 import pyarrow as pa  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -51,13 +54,15 @@ def table(output: Path) -> dict[str, Row]:
     return {row["name"]: row for row in found}
 
 
-def inspected(model: Path, source: Path, mode: str = "latency", device: str = "CPU") -> dict[str | None, Row]:
+def inspected(
+    model: Path, source: Path, mode: str = "latency", device: str = "CPU", actor: type[Any] = cluster.Inspector
+) -> dict[str | None, Row]:
     """Return the rows that an actor makes of a source, without any cluster."""
     files, found = cluster.find_pictures(str(source))
     options = {"device": device, "mode": mode, "precision": "f32", "threads": 1}
-    actor = cluster.Inspector({file.name: file.read_bytes() for file in model_files(model)}, files, None, None, options)
+    inspect = actor({file.name: file.read_bytes() for file in model_files(model)}, files, None, None, options)
     block = pa.table({"name": [*found], "path": [os.fsencode(path) for path in found.values()]})
-    return {row["name"]: row for row in actor(block).to_pylist()}
+    return {row["name"]: row for row in inspect(block).to_pylist()}
 
 
 def test_results_are_those_of_one_machine_to_the_bit(
@@ -240,6 +245,17 @@ def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path
         cluster.find_pictures(given)
 
 
+def test_where_nobody_listens_there_is_no_cluster(
+    exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert run(exported, pictures, "--cluster", address, "--output", tmp_path / "output") == 2
+    assert f"error: no Ray cluster at {address}: start one with ray start" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
 def test_uris_in_a_list_are_names(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("file:///a/b.png\nfile:///c.png\n")
     _, found = cluster.find_pictures(f"file://{tmp_path}/list.txt")
@@ -266,6 +282,21 @@ def test_results_go_into_parts_that_are_whole(tmp_path: Path, monkeypatch: pytes
     made.write()
     assert [parquet.read_table(path).num_rows for path in sorted(tmp_path.rglob("*.parquet"))] == [6, 3]
     assert len(table(tmp_path)) == 9
+
+
+def test_a_watched_actor_gives_the_same_rows_and_notes_what_they_took(
+    exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = archive.plain(exported, str(pictures), cores=1)
+    assert {name: row["score"] for name, row in inspected(exported, pictures).items()} == alone["scores"]
+    monkeypatch.setattr(archive.Watched, "log", tmp_path / "log", raising=False)
+    watched = inspected(exported, pictures, actor=archive.Watched)
+    assert {name: row["score"] for name, row in watched.items()} == alone["scores"]
+    number, wall_start, processor_start, wall_end, processor_end, mib = json.loads((tmp_path / "log").read_text())
+    assert number == len(NAMES)
+    assert wall_start < wall_end
+    assert processor_start < processor_end
+    assert 50 < mib < 5000
 
 
 @pytest.mark.parametrize("option", [("--overlays",), ("--cores", 2)])
