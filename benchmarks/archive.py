@@ -4,9 +4,10 @@
 
 Each round inspects the source with the plain loop in a process of its own, then on a node of Ray with room for one
 actor, both on so many cores. Milliseconds a picture are of wall clock and of processor, the latter for a busy machine.
-Ray's are the actor's from its first block to its last, what lies between them included, and of the processor those of
-the driver too; starting is not. Scores must be the same to the bit. Resident memory is that of the last round, at a
-tenth, half and all of the pictures.
+Ray's are the actor's from its first block to its last, what lies between them included; starting is not. Between blocks
+the actor waits for Ray: wall clock that is the cluster's own. The driver takes a share of a core, however many actors
+there are. Scores must be the same to the bit. Resident memory is that of the last round, at a tenth, half and all of
+the pictures.
 """
 
 import argparse
@@ -70,12 +71,12 @@ class Watched:
 
 def on_ray(model: Path, source: str, cores: int, output: Path) -> dict[str, Any]:
     """Return the same of one actor, what the driver takes included, and memory along the way."""
-    drivers: list[tuple[float, float]] = []
+    drivers: list[tuple[float, float, float]] = []
     add = cluster.Table.add
 
     def mark(self: cluster.Table, rows: pa.Table) -> None:
         add(self, rows)
-        drivers.append((time.process_time(), memory()))
+        drivers.append((time.process_time(), memory(), time.perf_counter()))
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     Watched.log = output / "log"
@@ -91,8 +92,10 @@ def on_ray(model: Path, source: str, cores: int, output: Path) -> dict[str, Any]
     return {
         "scores": {row["name"]: row["score"] for row in rows},
         "wall": (blocks[-1, 3] - blocks[0, 1]) / len(rows),
-        "processor": (blocks[-1, 4] - blocks[0, 2] + drivers[-1][0] - drivers[0][0]) / len(rows),
-        "memory": np.stack([blocks[:, 0].cumsum(), blocks[:, 5], [mib for _, mib in drivers]], axis=1),
+        "processor": (blocks[-1, 4] - blocks[0, 2]) / len(rows),
+        "driver": (drivers[-1][0] - drivers[0][0]) / (drivers[-1][2] - drivers[0][2]),
+        "between": (blocks[1:, 1] - blocks[:-1, 3]).sum() / len(rows),
+        "memory": np.stack([blocks[:, 0].cumsum(), blocks[:, 5], [mib for _, mib, _ in drivers]], axis=1),
     }
 
 
@@ -118,9 +121,9 @@ def main() -> None:
         for kind, found in ratios.items():
             found.append(on_node[kind] / alone[kind])
             cells += [f"{1e3 * alone[kind]:.2f}", f"{1e3 * on_node[kind]:.2f}", f"{found[-1]:.3f}"]
-        rows.append(cells)
+        rows.append([*cells, f"{1e3 * on_node['between']:.2f}", f"{on_node['driver']:.1%}"])
     names = [f"{kind}: {name}" for kind in ratios for name in ("loop, ms", "Ray, ms", "ratio")]
-    print(table(["round", *names], rows))
+    print(table(["round", *names, "between blocks, ms", "driver of a core"], rows))
     medians = [f"{kind} {statistics.median(found):.3f}" for kind, found in ratios.items()]
     print(f"{len(alone['scores'])} scores the same to the bit; median ratios: {', '.join(medians)}\n")
     marks = on_node["memory"]
