@@ -82,7 +82,7 @@ def check_clips(datamodule: Any, stage: Any) -> None:  # noqa: ANN401
         return
     try:
         datamodule.setup(stage)
-    except IndexError as error:
+    except (IndexError, TypeError) as error:  # the latter of empty columns, where pandas keeps text in pyarrow
         root = Path(str(getattr(datamodule, "root", ""))) / str(getattr(datamodule, "category", ""))
         msg = (
             f"{datamodule.name} finds no clips to train on, or none to test, in {root}: give a root whose folders have "
