@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import openvino
 import pyarrow as pa
-from measuring import environment, in_a_process, table
+from measuring import environment, in_a_process, process_memory, table
 from pyarrow import parquet
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
@@ -44,12 +44,6 @@ def plain(model: Path, source: str, cores: int) -> dict[str, Any]:
     return {"scores": scores, "wall": wall, "processor": processor}
 
 
-def memory() -> float:
-    """Return the resident MiB of this process."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 class Watched:
     """An actor that writes down when it inspected a block, what processor time that took, and its memory."""
 
@@ -65,7 +59,7 @@ class Watched:
         rows = self.inspector(block)
         end = time.perf_counter(), time.process_time()
         with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([len(block), *start, *end, memory()]) + "\n")
+            file.write(json.dumps([len(block), *start, *end, process_memory("VmRSS")]) + "\n")
         return rows
 
 
@@ -76,9 +70,10 @@ def on_ray(model: Path, source: str, cores: int, output: Path) -> dict[str, Any]
 
     def mark(self: cluster.Table, rows: pa.Table) -> None:
         add(self, rows)
-        drivers.append((time.process_time(), memory(), time.perf_counter()))
+        drivers.append((time.process_time(), process_memory("VmRSS"), time.perf_counter()))
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for module in (__name__, "measuring"):  # which nodes do not have
+        cloudpickle.register_pickle_by_value(sys.modules[module])
     Watched.log = output / "log"
     cluster.Inspector, cluster.Table.add = Watched, mark  # type: ignore[assignment, method-assign, misc]
     node = Cluster(initialize_head=True, head_node_args={"num_cpus": cores})

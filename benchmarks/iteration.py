@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from riad_anomalib import I3ad, Riad
-from riad_anomalib.components.calibration import calibrate
+from riad_anomalib.components.calibration import calibrate, mean_and_std
 from riad_anomalib.components.similarity import msgms_map
 from riad_anomalib.components.smoothing import mean_filter, window_size
 from riad_anomalib.host.normal_images import normal_images
@@ -94,7 +94,7 @@ def print_table(model: I3adModel, root: Path, numbers: list[int], score_function
 def aurocs(model: I3adModel, usual: Tensor, values: Tensor, labels: Mask, masks: Mask) -> list[str]:
     """Return image and pixel AUROC of maps as they are, and calibrated by those of normal images."""
     cells = []
-    for differing in (values, calibrate(values, usual.mean(dim=0), usual.std(dim=0, correction=0))):
+    for differing in (values, calibrate(values, *mean_and_std(usual))):
         values_map = mean_filter(differing, window_size(model.smoothing_size, model.image_size))
         cells.append(f"{auroc(IMAGE_SCORES[model.image_score](values_map).numpy(), labels):.3f}")
         if masks.size:
@@ -171,13 +171,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if arguments.model == "Riad" and not arguments.root:
         parser.error("--model Riad is for --root")
-    # None would take away the threshold of the checkpoint's arguments.
-    given = {} if arguments.mask_threshold is None else {"mask_threshold": arguments.mask_threshold}
     riad: Any = None
     if arguments.model == "Riad":
         riad = Riad.load_from_checkpoint(arguments.checkpoint, map_location="cpu").eval().model
         model: Any = driving(riad, arguments.mask_threshold)
     else:
+        # None would take away the threshold of the checkpoint's arguments.
+        given = {} if arguments.mask_threshold is None else {"mask_threshold": arguments.mask_threshold}
         loaded = I3ad.load_from_checkpoint(arguments.checkpoint, map_location="cpu", **given).eval()
         model = loaded.model
     if arguments.export:

@@ -85,9 +85,14 @@ def peak_memory(device: str = "cpu") -> float:
         import torch
 
         return torch.accelerator.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")  # getrusage would count what the parent took before this process began
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.exists() else None
-    return int(peak[1]) / 1024 if peak else float("nan")
+    return process_memory("VmHWM")  # getrusage would count what the parent took before this process began
+
+
+def process_memory(name: str) -> float:
+    """Return the MiB that Linux gives by this name in the status of this process, NaN where it does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.exists() else None
+    return int(found[1]) / 1024 if found else float("nan")
 
 
 def environment() -> str:

@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.utilities.seed import isolate_rng
 
 ray = pytest.importorskip("ray", reason="the cluster extra is not installed")
-from ray.cluster_utils import Cluster  # noqa: E402
+from nodes import two_nodes, workers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray and Lightning about themselves
 Run = Callable[..., int]
@@ -40,15 +40,10 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture
 def nodes() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        made = Cluster(initialize_head=True, head_node_args=options)
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    with two_nodes() as made:
         ray.cloudpickle.register_pickle_by_value(cluster)  # as the script that it is goes to workers
         yield made
         ray.cloudpickle.unregister_pickle_by_value(cluster)
-        made.shutdown()
 
 
 @pytest.fixture
@@ -67,13 +62,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return main
 
 
-def is_running(node: Any) -> bool:
-    """Whether a job runs on the node."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
-    return any(b"ray::run_job" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.usefixtures("folder")
 def test_what_a_node_had_is_run_again_and_what_failed_by_the_next_start(
@@ -83,7 +71,7 @@ def test_what_a_node_had_is_run_again_and_what_failed_by_the_next_start(
     began = []
 
     def kill() -> None:
-        while not is_running(node):
+        while not workers(node, "run_job"):
             time.sleep(0.02)
         began.append(node)
         nodes.remove_node(node, allow_graceful=False)

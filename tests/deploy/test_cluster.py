@@ -23,28 +23,20 @@ from riad_anomalib.deploy.inference import model_files
 ray = pytest.importorskip("ray", reason="the cluster extra is not installed")
 import archive  # noqa: E402
 import pyarrow as pa  # noqa: E402
+from nodes import OPTIONS, two_nodes, workers  # noqa: E402
 from pyarrow import parquet  # noqa: E402
-from ray.cluster_utils import Cluster  # noqa: E402
 
 from riad_anomalib.deploy import cluster  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
 
-STORE = 80 * 2**20
-"""The least memory for objects that Ray takes."""
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """Two nodes with a core each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"num_cpus": 1, "object_store_memory": STORE}
-        made = Cluster(initialize_head=True, head_node_args=options)
-        made.add_node(num_cpus=1, object_store_memory=STORE)
+    with two_nodes() as made:
         yield made
-        made.shutdown()
 
 
 def table(output: Path) -> dict[str, Row]:
@@ -139,13 +131,6 @@ def test_a_model_that_fails_ends_the_run_with_its_reason(
     assert inspected(failing, pictures, device="TOASTER")[None]["reason"].startswith("cannot run ")
 
 
-def workers(node: Any) -> list[int]:
-    """Return the processes of a node's actors."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
-    return [int(child) for child in children if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_where_a_worker_and_a_node_are_killed_nothing_is_lost_or_there_twice(
     nodes: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -163,18 +148,18 @@ def test_where_a_worker_and_a_node_are_killed_nothing_is_lost_or_there_twice(
     def add_and_kill(self: cluster.Table, block: Any) -> None:
         add(self, block)
         if not killed:
-            killed.extend(workers(nodes.head_node))
+            killed.extend(workers(nodes.head_node, "MapWorker"))
             os.kill(killed[0], signal.SIGKILL)
             assert self.pictures < number / 2
         elif node in nodes.worker_nodes and self.pictures > number / 4:
-            killed.extend(workers(node))
+            killed.extend(workers(node, "MapWorker"))
             nodes.remove_node(node, allow_graceful=False)
             assert self.pictures < number / 2
 
     monkeypatch.setattr(cluster.Table, "add", add_and_kill)
     source, output = tmp_path / "source", tmp_path / "output"
     assert run(exported, source, "--cluster", nodes.address, "--output", output) == 0
-    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    nodes.add_node(**OPTIONS)
     assert len(killed) == 2
     found = table(output)
     assert sorted(found) == sorted(f"{i}.png" for i in range(number))

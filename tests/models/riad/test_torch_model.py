@@ -119,7 +119,7 @@ def test_grey_images_of_one_channel() -> None:
         (
             "score_function",
             "psnr",
-            r"score_function is 'psnr': choose one of \['msgms', 'msgms_grey', 'ss",
+            r"score_function is 'psnr': choose one of \['msgms', 'msgms_grey', 'ssim', 'absolute'\]",
         ),
         ("smoothing_size", 20, "smoothing_size is 20: it must be a positive odd number"),
         ("smoothing_size", 0, "smoothing_size is 0"),
