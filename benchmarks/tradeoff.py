@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-OURS = ("riad", "ssae")
+OURS = ("riad", "ssae", "i3ad")
 LOWEST = 0.97
 """AUROC below which a model stands at the lower edge, with its value."""
 
