@@ -5,8 +5,8 @@
 Over all frames of all test videos together, and of each video that has frames of both kinds. Seconds are CPU seconds of
 this process for a frame, the network and all maps; the network runs once, whatever is then made of its maps.
 
-``mean picture`` needs no network: the difference from the mean of 40 training frames, relative to theirs and smoothed
-as the model's maps are.
+``mean picture`` needs no network: the difference from the mean of 200 training frames, relative to theirs and smoothed
+as the model's maps are. ``--frames 20 40 200`` also calibrates anew, from so many of these frames.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--category", default="UCSDped2")
     parser.add_argument("--model", choices=MODELS, default="Riad", help="the checkpoint's (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="the network in bfloat16")
+    parser.add_argument("--frames", type=int, nargs="+", default=[], help="also calibrate with so many frames")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
 
@@ -59,6 +60,13 @@ def main() -> None:
         model.calibration.kind: model.calibration,
         "mean picture": of_background,
     }
+    if arguments.frames:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            usual = torch.cat([model.dissimilarity_map(frames) for frames in normal.split(8)])
+        for number in arguments.frames:
+            calibrations[f"pixel, {number} frames"] = of_frames = Calibration("pixel")
+            spread = [i * len(usual) // number for i in range(number)]
+            of_frames.set_statistics(*mean_and_std(usual[spread]))
     scores = {key: FrameScores(key[1]) for key in product(calibrations, (1, 3))}
     averaged: dict[tuple[str, int], list[float]] = {key: [] for key in scores}
     labels: list[bool] = []

@@ -353,18 +353,19 @@ def test_video_gives_the_aurocs_of_the_engine_with_these_settings(run: Run, foot
         training = Engine(max_epochs=1, default_root_dir=tmp_path, **quiet)
         training.fit(Riad(**small, calibration="pixel", visualizer=False), datamodule=data)
     checkpoint = training.best_model_path
-    text = run(video, "--checkpoint", checkpoint, "--root", footage.parent, "--category", footage.name)
+    text = run(video, "--checkpoint", checkpoint, "--root", footage.parent, "--category", footage.name, "--frames", 200)
     (table,) = tables(text)
     names = table.pop("calibration")
     assert names == ["past_frames", "all videos", "Test001", "Test002"]
     past_frames, *aurocs = table["pixel"]  # the later of two rows
     assert past_frames == "3"
+    assert table["pixel, 200 frames"] == table["pixel"]  # those that training calibrated with
     model = Riad(**small, calibration="pixel", visualizer=False)
     engine = Engine(default_root_dir=tmp_path, **quiet)
     metrics = engine.test(model, datamodule=data, ckpt_path=checkpoint, verbose=False)[0]
     expected = [metrics[name] for name in ("image_AUROC", "image_AUROC/Test001", "image_AUROC/Test002")]
     assert [float(value) for value in aurocs] == pytest.approx(expected, abs=6e-4)
-    # The row without a network, by hand: all training frames are among the 40.
+    # The row without a network, by hand: all training frames are among the 200.
     normal, test = (
         [frames[i] for i in range(len(frames))]
         for frames in (

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from anomalib.data import ImageItem
+from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -15,6 +16,8 @@ from .video import frame_by_frame
 
 NUM_IMAGES = 40
 """Training images that statistics are taken from."""
+NUM_FRAMES = 200
+"""Training frames of video that they are taken from: whoever walks past is somewhere else in every one."""
 
 
 def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401
@@ -32,7 +35,7 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
     dataset = frame_by_frame(dataset)
-    number = min(NUM_IMAGES, len(dataset))
+    number = min(NUM_FRAMES if isinstance(dataset, AnomalibVideoDataset) else NUM_IMAGES, len(dataset))
     return Subset(with_augmentations(dataset, augmentations), [i * len(dataset) // number for i in range(number)])
 
 

@@ -238,7 +238,7 @@ def test_training_takes_every_frame_of_a_clip_and_calibrates_on_single_ones(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(normal_images, "NUM_IMAGES", 3)
+    monkeypatch.setattr(normal_images, "NUM_FRAMES", 3)
     model, batches = small(calibration="pixel"), Batches()
     run = engine(tmp_path, max_epochs=1, callbacks=[batches])
     run.fit(model, datamodule=video_data(footage, frames_between_clips=4))  # 3 clips of a video of 13 frames
