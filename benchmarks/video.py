@@ -65,7 +65,8 @@ def main() -> None:
             usual = torch.cat([model.dissimilarity_map(frames) for frames in normal.split(8)])
         for number in arguments.frames:
             calibrations[f"pixel, {number} frames"] = of_frames = Calibration("pixel")
-            spread = [i * len(usual) // number for i in range(number)]
+            taken = min(number, len(usual))
+            spread = [i * len(usual) // taken for i in range(taken)]
             of_frames.set_statistics(*mean_and_std(usual[spread]))
     scores = {key: FrameScores(key[1]) for key in product(calibrations, (1, 3))}
     averaged: dict[tuple[str, int], list[float]] = {key: [] for key in scores}
