@@ -24,12 +24,11 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import seed_everything
-from measuring import auroc, environment, row, table, test_set
+from measuring import auroc, environment, normal_set, row, table, test_set
 from torch import Tensor
 
 from riad_anomalib import Ssae
 from riad_anomalib.components.calibration import likeness
-from riad_anomalib.host.normal_images import normal_images
 from riad_anomalib.models.ssae import SsaeModel
 
 TRAINING: list[dict[str, Any]] = [
@@ -146,8 +145,7 @@ def main() -> None:
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save(trained.model.networks.state_dict(), kept)
-        subset = normal_images(data.train_data, data.train_data.augmentations)
-        normal = torch.stack([torch.as_tensor(subset[i].image) for i in range(len(subset))])
+        normal = normal_set(data)
         for shift, scoring in itertools.product(options.shift, options.score):
             model = build(options.config, arguments | scoring)
             alike, scores, maps = score(trained, model, normal, torch.from_numpy(images), shift)

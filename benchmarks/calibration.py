@@ -14,13 +14,12 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from measuring import auroc, gflop, row, table, test_set
+from measuring import auroc, gflop, normal_set, row, table, test_set
 from torch import Tensor
 
 from riad_anomalib import Riad
 from riad_anomalib.components.calibration import calibrate
 from riad_anomalib.components.smoothing import anomaly_score, mean_filter
-from riad_anomalib.host.normal_images import normal_images
 from riad_anomalib.models.riad.anomaly_map import SCORE_FUNCTIONS
 from riad_anomalib.models.riad.torch_model import RiadModel
 
@@ -60,8 +59,7 @@ def main() -> None:
     data, images, labels, masks = test_set(arguments.root, model.image_size)
     if arguments.shift:
         masks = masks[:0]  # they stay where they were
-    chosen = normal_images(data.train_data, data.train_data.augmentations)
-    normal = torch.stack([torch.as_tensor(chosen[i].image) for i in range(len(chosen))])
+    normal = normal_set(data)
     of_normal = dissimilarity_per_size(model, normal, arguments.shift)
     of_test = dissimilarity_per_size(model, torch.from_numpy(images), arguments.shift)
     per_pass = gflop(model.network, normal[:1])

@@ -27,7 +27,7 @@ import torch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
-from measuring import Array, Mask, auroc, row, table, test_set
+from measuring import Array, Mask, auroc, normal_set, row, table, test_set
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -36,7 +36,6 @@ from riad_anomalib import I3ad, Riad
 from riad_anomalib.components.calibration import calibrate, mean_and_std
 from riad_anomalib.components.similarity import msgms_map
 from riad_anomalib.components.smoothing import mean_filter, window_size
-from riad_anomalib.host.normal_images import normal_images
 from riad_anomalib.models.i3ad.iteration import Round
 from riad_anomalib.models.i3ad.torch_model import IMAGE_SCORES, SCORE_FUNCTIONS, I3adModel
 from riad_anomalib.models.riad.torch_model import RiadModel
@@ -63,8 +62,7 @@ def rounds_of(model: I3adModel, images: Tensor, iterations: int) -> list[Round]:
 def print_table(model: I3adModel, root: Path, numbers: list[int], score_function: str, riad: RiadModel | None) -> None:
     """Print the AUROC after each of these numbers of rounds."""
     data, pictures, labels, masks = test_set(root, model.image_size)
-    chosen = normal_images(data.train_data, data.train_data.augmentations)
-    normal = torch.stack([torch.as_tensor(chosen[i].image) for i in range(len(chosen))])
+    normal = normal_set(data)
     images = torch.from_numpy(pictures)
     model.iterations = max(numbers)
     if model.mask_threshold is None and not model.chosen_threshold.numel():

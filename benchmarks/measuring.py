@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: test set, AUROC, cost, where it runs, tables.
+"""What the benchmark scripts share: test set, normal images, AUROC, cost, where it runs, tables.
 
 torch and anomalib are imported where they are used: they would count as memory of rows that run without them.
 """
@@ -45,6 +45,17 @@ def test_set(root: Path, size: tuple[int, int]) -> tuple[Any, Array, Mask, Mask]
         np.array([bool(item.gt_label) for item in items]),
         np.stack([np.asarray(mask, dtype=bool) for mask in found]) if masks.is_dir() else np.zeros(0, bool),
     )
+
+
+def normal_set(data: Any) -> Any:  # noqa: ANN401
+    """Return the training images that statistics are taken from, as a data module's training set sees them."""
+    import torch
+
+    from riad_anomalib.host.normal_images import normal_images
+
+    chosen = normal_images(data.train_data, data.train_data.augmentations)
+    # A frame of video comes as a clip of one.
+    return torch.stack([torch.as_tensor(chosen[i].image).squeeze(0) for i in range(len(chosen))])
 
 
 def auroc(scores: Array, labels: Mask) -> float:

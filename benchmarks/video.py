@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.data import UCSDped, VideoBatch
-from measuring import auroc, environment, table
+from measuring import auroc, environment, normal_set, table
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib import Riad, Ssae
 from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.components.similarity import absolute_map
-from riad_anomalib.host.normal_images import normal_images
+from riad_anomalib.host.normal_images import spread
 from riad_anomalib.host.video import FrameScores, frame_by_frame
 
 MODELS: dict[str, type[Any]] = {"Riad": Riad, "Ssae": Ssae}
@@ -51,8 +51,7 @@ def main() -> None:
     data.setup()
     frames: Any = frame_by_frame(data.test_data)
 
-    chosen = normal_images(data.train_data, resize)
-    normal = torch.stack([torch.as_tensor(chosen[i].image).squeeze(0) for i in range(len(chosen))])
+    normal = normal_set(data)
     mean_picture, of_background = normal.mean(dim=0, keepdim=True), Calibration("pixel")
     of_background.set_statistics(*mean_and_std(1 - absolute_map(normal, mean_picture)))
     calibrations = {
@@ -65,9 +64,7 @@ def main() -> None:
             usual = torch.cat([model.dissimilarity_map(frames) for frames in normal.split(8)])
         for number in arguments.frames:
             calibrations[f"pixel, {number} frames"] = of_frames = Calibration("pixel")
-            taken = min(number, len(usual))
-            spread = [i * len(usual) // taken for i in range(taken)]
-            of_frames.set_statistics(*mean_and_std(usual[spread]))
+            of_frames.set_statistics(*mean_and_std(usual[spread(len(usual), number)]))
     scores = {key: FrameScores(key[1]) for key in product(calibrations, (1, 3))}
     averaged: dict[tuple[str, int], list[float]] = {key: [] for key in scores}
     labels: list[bool] = []

@@ -27,6 +27,12 @@ def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  #
     return dataset
 
 
+def spread(length: int, most: int) -> list[int]:
+    """Return at most so many indices, spread evenly over a length."""
+    number = min(most, length)
+    return [i * length // number for i in range(number)]
+
+
 def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[ImageItem]:  # noqa: ANN401
     """Return the images of a training set that statistics are taken from, spread evenly over it.
 
@@ -35,8 +41,8 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
     dataset = frame_by_frame(dataset)
-    number = min(NUM_FRAMES if isinstance(dataset, AnomalibVideoDataset) else NUM_IMAGES, len(dataset))
-    return Subset(with_augmentations(dataset, augmentations), [i * len(dataset) // number for i in range(number)])
+    most = NUM_FRAMES if isinstance(dataset, AnomalibVideoDataset) else NUM_IMAGES
+    return Subset(with_augmentations(dataset, augmentations), spread(len(dataset), most))
 
 
 def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
