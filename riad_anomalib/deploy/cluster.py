@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,8 @@ PART = 10_000
 """Pictures in a file of the results; what a driver that dies takes along."""
 READERS = 8
 """Threads of an actor that wait for files while pictures are inspected."""
+PATIENCE = 60
+"""Most seconds that a thread of Ray Data gets to end."""
 
 
 @dataclass(frozen=True)
@@ -333,12 +335,18 @@ def connected(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         msg = f"no Ray cluster at {address}: start one with ray start, or say local for this machine ({reason(error)})"
         raise ValueError(msg) from error
+    threads = set(threading.enumerate())
     try:
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it raises is told once
         yield
     finally:
+        # Ray Data does not wait for its threads, and one that asks for a block after shutdown ends the process. Its
+        # prefetcher never ends, but asks for nothing where nothing is prefetched.
+        for thread in set(threading.enumerate()) - threads:
+            if thread.daemon and thread.name != "Prefetcher":
+                thread.join(PATIENCE)
         ray.shutdown()
 
 
@@ -439,16 +447,17 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
             # One is the least: where a node is lost, the others must be able to give room to what it had begun.
             compute=ActorPoolStrategy(min_size=1, initial_size=min(actors, len(blocks))),
         )
-        results: Any = inspected.iter_batches(batch_size=None, batch_format="pyarrow")
+        results: Any = inspected.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow")
         problem = ""
         try:
             try:
-                for rows in results:
-                    failed = rows.filter(compute.field("name").is_null())
-                    problem = failed["reason"][0].as_py() if len(failed) else ""
-                    if problem or interrupted.is_set():
-                        break
-                    table.add(rows)
+                with closing(iter(results)) as parts:
+                    for rows in parts:
+                        failed = rows.filter(compute.field("name").is_null())
+                        problem = failed["reason"][0].as_py() if len(failed) else ""
+                        if problem or interrupted.is_set():
+                            break
+                        table.add(rows)
             finally:
                 table.write()
             if not (problem or interrupted.is_set()):

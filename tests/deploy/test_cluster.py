@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,22 @@ def test_what_cannot_be_used_is_a_row_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fails_ends_the_run_with_its_reason(
-    nodes: Any, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    nodes: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing = other_model(tmp_path / "model.xml", [1, 3, -1, -1], deploy.OUTPUTS)
+    at_work: list[str] = []  # of Ray Data as Ray is shut down, which would end the process without a word
+    shutdown = ray.shutdown
+
+    def watched_shutdown() -> None:
+        at_work.extend(thread.name for thread in threading.enumerate())
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", watched_shutdown)
     assert run(failing, pictures, "--cluster", nodes.address, "--output", tmp_path / "output") == 2
     assert re.search(r"^error: stopped after 0 pictures: .*8\.8", capsys.readouterr().err, flags=re.MULTILINE)
     assert not (tmp_path / "output/results/_SUCCESS").exists()
+    assert "MainThread" in at_work
+    assert not [name for name in at_work if name.startswith(("iter_threaded", "StreamingExecutor"))]
     assert inspected(failing, pictures, device="TOASTER")[None]["reason"].startswith("cannot run ")
 
 
