@@ -44,7 +44,9 @@ class Ssae(HostMixin, AnomalibModule):
     Args:
         objective: ``"filter"`` repairs what is anomalous (Eq. 1), ``"amplify"`` spoils it further (Eq. 4),
             ``"ensemble"`` is a network for each, with the pixel-wise maximum of their maps, at twice the cost.
-        corrupted_weight: Weight lambda in [0, 1] of what was corrupted; what was not has the rest.
+        corrupted_weight: Weight lambda in [0, 1] of what was corrupted; what was not has the rest. Each part is divided
+            by its own area, so at 0.5 the few pixels of patches count as much as all others together, and the network
+            blurs where it cannot tell; less is sharper and repairs less.
         corruptions: How parts are corrupted, a list of ``"elastic"``, ``"occlusion"``, ``"zeros"`` and ``"rotation"``.
         num_patches: Most deformed patches of an image.
         patch_size: Least and greatest half-axis of a deformed patch, as shares of the image's shorter side.
