@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pyarrow as pa
 from measuring import environment, in_a_process, process_memory, table
 from pyarrow import parquet
@@ -35,7 +34,7 @@ def plain(model: Path, source: str, cores: int) -> dict[str, Any]:
     """Return scores by name, and seconds a picture of the plain loop but for its first picture."""
     compiled = deploy.load_model(model, "CPU", "latency", "f32", threads=cores)
     frames: Any = deploy.open_source(source)
-    results = deploy.infer(openvino.AsyncInferQueue(compiled, 1), frames, ahead=0)
+    results = deploy.infer(deploy.infer_requests(compiled, "latency"), frames)
     first = next(results)
     start = time.perf_counter(), time.process_time()
     scores = {first.name: first.pred_score} | {result.name: result.pred_score for result in results}
@@ -54,7 +53,7 @@ class Watched:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return rows."""
-        _ = self.inspector.queue  # a model is compiled before the clock starts
+        _ = self.inspector.requests  # a model is compiled before the clock starts
         start = time.perf_counter(), time.process_time()
         rows = self.inspector(block)
         end = time.perf_counter(), time.process_time()

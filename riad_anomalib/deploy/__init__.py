@@ -8,7 +8,7 @@ any image model that ``anomalib export`` writes with its post-processor will do.
 """
 
 from .command import Summary, main
-from .inference import OUTPUTS, Result, as_input, average, infer, judged, load_model, score_threshold
+from .inference import OUTPUTS, Result, as_input, average, infer, infer_requests, judged, load_model, score_threshold
 from .output import draw
 from .sources import open_source
 
@@ -20,6 +20,7 @@ __all__ = [
     "average",
     "draw",
     "infer",
+    "infer_requests",
     "judged",
     "load_model",
     "main",

@@ -34,7 +34,7 @@ from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
 from riad_anomalib.report import jpeg
 
-from .inference import Result, infer, judged, load_model, model_files, read_model, reason, usable
+from .inference import Result, infer, infer_requests, judged, load_model, model_files, read_model, reason, usable
 from .output import draw
 from .sources import IMAGE_SUFFIXES, Frame, decode, image_files, no_images, printable
 
@@ -204,9 +204,9 @@ class Inspector:
             return load_model(paths[0], **self._options)
 
     @cached_property
-    def queue(self) -> openvino.AsyncInferQueue:
-        """The model's requests: one, or as many as OpenVINO proposes."""
-        return openvino.AsyncInferQueue(self.model, 1 if self._options["mode"] == "latency" else 0)
+    def requests(self) -> list[openvino.InferRequest]:
+        """The model's requests."""
+        return infer_requests(self.model, self._options["mode"])
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return rows of ``COLUMNS``.
@@ -230,12 +230,11 @@ class Inspector:
         def skip(name: str, problem: str) -> None:
             rows.append({"name": name, "reason": problem})
 
-        ahead = 0 if self._options["mode"] == "latency" else len(self.queue)
         with ThreadPoolExecutor(READERS) as readers:
             frames = usable(
                 self._frames(names, readers.map(self._read, paths), skip), self.model.input(0).partial_shape, skip
             )
-            for result in judged(infer(self.queue, frames, ahead), self.threshold):
+            for result in judged(infer(self.requests, frames), self.threshold):
                 row = {"name": result.name, "score": result.pred_score, "verdict": result.verdict}
                 rows.append(row | {"reason": self._draw(result)})
         return rows

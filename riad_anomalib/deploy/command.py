@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 import cv2
-import openvino
 
 from riad_anomalib.report import Report
 
-from .inference import average, infer, judged, load_model, reason, score_threshold, usable
+from .inference import average, infer, infer_requests, judged, load_model, reason, score_threshold, usable
 from .output import open_output, present
 from .sources import open_source
 from .window import Window
@@ -229,12 +228,10 @@ def _on_this_machine(
         def is_wanted(_: object = None) -> bool:
             return not (interrupted.is_set() or (window and not window.is_open))
 
-        one_at_a_time = arguments.mode == "latency"
-        queue = openvino.AsyncInferQueue(model, 1 if one_at_a_time else 0)  # 0: as many as OpenVINO proposes
         summary = Summary()
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skip)
-        own_results = infer(queue, images, ahead=0 if one_at_a_time else len(queue))
+        own_results = infer(infer_requests(model, arguments.mode), images)
         results = judged(average(own_results, arguments.past_frames), threshold)
         problem, start = "", time.perf_counter()
         try:

@@ -2,10 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino
@@ -17,10 +16,6 @@ from .sources import Frame
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 """What anomalib's graphs with a post-processor return."""
-PATIENCE = 5.0
-"""Seconds without an answer after which a request is asked whether it failed."""
-
-Answer = dict[str, NDArray[Any]]
 
 
 @dataclass
@@ -199,14 +194,25 @@ def as_input(image: Image) -> NDArray[np.float32]:
     return planes.astype(np.float32, order="C") / np.float32(255)
 
 
-def infer(queue: openvino.AsyncInferQueue, images: Iterable[tuple[str, Image]], ahead: int) -> Iterator[Result]:
+def infer_requests(model: openvino.CompiledModel, mode: str) -> list[openvino.InferRequest]:
+    """Make what :func:`infer` works with.
+
+    Args:
+        model: A compiled model.
+        mode: ``"latency"`` for one request; ``"throughput"`` for as many as OpenVINO proposes and one more, so that as
+            many are at work while a result is drawn.
+    """
+    number = 1 if mode == "latency" else 1 + model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    return [model.create_infer_request() for _ in range(number)]
+
+
+def infer(requests: Iterable[openvino.InferRequest], images: Iterable[tuple[str, Image]]) -> Iterator[Result]:
     """Run the model on images.
 
     Args:
-        queue: The model's requests.
+        requests: Take the images in turn. A result is handed out once all of them are at work, so with one request no
+            result waits for the next image.
         images: Names and images of a size that the model takes.
-        ahead: How many more images are started before a result is handed out. With 0 no result waits for the next
-            image; with as many as there are requests, all of them work while a result is drawn.
 
     Returns:
         Results, in the order of the images.
@@ -214,35 +220,36 @@ def infer(queue: openvino.AsyncInferQueue, images: Iterable[tuple[str, Image]], 
     Raises:
         RuntimeError: If OpenVINO fails.
     """
-    queue.set_callback(_hand_over)
-    pending: deque[tuple[str, Image, Future[Answer]]] = deque()
+    # Not an AsyncInferQueue: its threads call back into Python. One that has yet to leave it as the model is deleted
+    # waits for the interpreter, which waits for that thread, for ever (OpenVINO 2026.4.1).
+    idle = deque(requests)
+    started: deque[tuple[str, Image, openvino.InferRequest]] = deque()
+
+    def finish() -> Result:
+        name, image, request = started.popleft()
+        request.wait()
+        # Copies: the next image's outputs go into the same memory.
+        values = {output: request.get_tensor(output).data.copy() for output in OUTPUTS}
+        idle.append(request)
+        return Result(
+            name,
+            image,
+            pred_score=values["pred_score"].item(),
+            pred_label=bool(values["pred_label"].item()),
+            anomaly_map=values["anomaly_map"].squeeze(),
+            pred_mask=values["pred_mask"].squeeze(),
+        )
+
     try:
         for name, image in images:
-            answer: Future[Answer] = Future()
-            queue.start_async({0: as_input(image)}, answer)  # waits until a request is free
-            pending.append((name, image, answer))
-            if len(pending) > ahead:
-                yield _result(queue, *pending.popleft())
-        while pending:
-            yield _result(queue, *pending.popleft())
+            request = idle.popleft()
+            request.start_async({0: as_input(image)})
+            started.append((name, image, request))
+            if not idle:
+                yield finish()
+        while started:
+            yield finish()
     finally:
-        queue.wait_all()
-
-
-def _hand_over(request: openvino.InferRequest, answer: "Future[Answer]") -> None:
-    # Copies: the next image's outputs go into the same memory.
-    answer.set_result({name: request.get_tensor(name).data.copy() for name in OUTPUTS})
-
-
-def _result(queue: openvino.AsyncInferQueue, name: str, image: Image, answer: "Future[Answer]") -> Result:
-    if not wait([answer], PATIENCE).done:
-        queue.wait_all()  # a request that failed never calls back; this raises what was wrong
-    values = answer.result(timeout=0)
-    return Result(
-        name,
-        image,
-        pred_score=values["pred_score"].item(),
-        pred_label=bool(values["pred_label"].item()),
-        anomaly_map=values["anomaly_map"].squeeze(),
-        pred_mask=values["pred_mask"].squeeze(),
-    )
+        for _, _, request in started:
+            with suppress(RuntimeError):  # nobody asks for these any more
+                request.wait()

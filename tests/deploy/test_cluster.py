@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 from inspections import NAMES, other_model, picture, rows, run
 from PIL import Image
@@ -65,9 +64,9 @@ def test_results_are_those_of_one_machine_to_the_bit(
     shutil.copytree(pictures, source)
     (source / "damaged.png").write_text("no picture")
     assert run(exported, source, "--output", tmp_path / "one") == 1
-    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
+    requests = deploy.infer_requests(deploy.load_model(exported, "CPU", "latency", "f32"), "latency")
     frames: Any = deploy.open_source(str(pictures))
-    expected = {result.name: result for result in deploy.infer(queue, frames, ahead=0)}
+    expected = {result.name: result for result in deploy.infer(requests, frames)}
     capsys.readouterr()
     assert run(exported, source, "--cluster", nodes.address, "--output", output.as_uri(), "--overlays") == 1
     out, err = capsys.readouterr()

@@ -1,7 +1,7 @@
 import json
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from riad_anomalib import deploy
-from riad_anomalib.deploy import inference
 
 
 def test_numbers_are_those_of_anomalibs_inferencer(
@@ -25,9 +24,9 @@ def test_numbers_are_those_of_anomalibs_inferencer(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache where it is
     inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
-    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
+    requests = deploy.infer_requests(deploy.load_model(exported, "CPU", "latency", "f32"), "latency")
     images = ((name, image) for name, image in deploy.open_source(str(pictures)) if image is not None)
-    results = list(deploy.infer(queue, images, ahead=0))
+    results = list(deploy.infer(requests, images))
     assert [result.name for result in results] == NAMES
     assert {result.pred_label for result in results} == {True, False}
     for result in results:
@@ -39,41 +38,62 @@ def test_numbers_are_those_of_anomalibs_inferencer(
         np.testing.assert_array_equal(result.pred_mask, expected.pred_mask.squeeze())
 
 
-class BackwardQueue:
-    """Three requests that finish last in, first out."""
+class Requests:
+    """Requests that answer with the mean of their input, in memory of their own that they use again."""
 
-    def __init__(self) -> None:
-        self.started: list[Any] = []
+    def __init__(self, number: int) -> None:
+        self.made = [Request(self) for _ in range(number)]
+        self.at_work = 0
         self.most = 0
 
-    def set_callback(self, callback: Callable[[Any, Any], None]) -> None:
-        self.callback = callback
 
-    def start_async(self, inputs: dict[int, NDArray[Any]], answer: object) -> None:
-        self.started.append((float(inputs[0].mean()), answer))
-        self.most = max(self.most, len(self.started))
-        if len(self.started) == 3:
-            self.wait_all()
+class Request:
+    """As much of a request as is needed; nothing that could call back into Python, see infer."""
 
-    def wait_all(self) -> None:
-        while self.started:
-            value, answer = self.started.pop()
-            data = np.full((1, 1, 2, 2), value)
-            tensors = {
-                name: data[0, 0, 0, :1] if name in {"pred_score", "pred_label"} else data for name in deploy.OUTPUTS
-            }
-            request = types.SimpleNamespace(get_tensor=lambda name, t=tensors: types.SimpleNamespace(data=t[name]))
-            self.callback(request, answer)
+    def __init__(self, requests: Requests) -> None:
+        self.requests = requests
+        self.data = np.zeros((1, 1, 2, 2))
+        self.is_at_work = False
+
+    def start_async(self, inputs: dict[int, NDArray[Any]]) -> None:
+        assert not self.is_at_work
+        self.is_at_work = True
+        self.data[:] = inputs[0].mean()
+        self.requests.at_work += 1
+        self.requests.most = max(self.requests.most, self.requests.at_work)
+
+    def wait(self) -> None:
+        assert self.is_at_work
+        self.is_at_work = False
+        self.requests.at_work -= 1
+
+    def get_tensor(self, name: str) -> Any:
+        assert not self.is_at_work
+        return types.SimpleNamespace(data=self.data[0, 0, 0, :1] if name in {"pred_score", "pred_label"} else self.data)
 
 
-def test_results_keep_the_order_when_requests_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "PATIENCE", 0)
-    queue: Any = BackwardQueue()
+def test_all_requests_are_at_work_and_results_keep_the_order() -> None:
+    requests = Requests(3)
+    made: Any = requests.made
     images = [(str(i), np.full((4, 4, 3), i, np.uint8)) for i in range(8)]
-    results = list(deploy.infer(queue, images, ahead=3))
+    results = list(deploy.infer(made, images))
     assert [result.name for result in results] == [str(i) for i in range(8)]
-    assert [round(255 * result.pred_score) for result in results] == list(range(8))
-    assert queue.most == 3
+    for i, result in enumerate(results):
+        assert round(255 * result.pred_score) == i
+        np.testing.assert_allclose(255 * result.anomaly_map, i)
+    assert requests.most == 3
+
+
+def test_requests_that_a_run_left_behind_can_be_used_again() -> None:
+    requests = Requests(3)
+    made: Any = requests.made
+    images = [(str(i), np.full((4, 4, 3), i, np.uint8)) for i in range(8)]
+    first = deploy.infer(made, images)
+    next(first)
+    assert requests.at_work == 2
+    first.close()  # type: ignore[attr-defined]
+    assert requests.at_work == 0
+    assert len(list(deploy.infer(made, images))) == 8
 
 
 def test_latency_hands_out_each_result_before_it_reads_on(exported: Path) -> None:
@@ -84,8 +104,8 @@ def test_latency_hands_out_each_result_before_it_reads_on(exported: Path) -> Non
             read.append(name)
             yield name, picture(0)
 
-    queue = openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", "latency", "f32"), 1)
-    for result in deploy.infer(queue, camera(), ahead=0):
+    requests = deploy.infer_requests(deploy.load_model(exported, "CPU", "latency", "f32"), "latency")
+    for result in deploy.infer(requests, camera()):
         assert read[-1] == result.name
     assert read == ["a", "b", "c"]
 
@@ -111,10 +131,8 @@ def test_a_request_that_fails_ends_the_run_with_its_reason(
     mode: str,
     tmp_path: Path,
     pictures: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(inference, "PATIENCE", 0.1)
     failing = other_model(tmp_path / "model.xml", [1, 3, -1, -1], deploy.OUTPUTS)
     assert run(failing, pictures, "--mode", mode) == 2
     out, err = capsys.readouterr()

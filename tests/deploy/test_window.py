@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 from inspections import rows, run
 from numpy.typing import NDArray
@@ -50,9 +49,7 @@ def test_closing_the_window_ends_the_run(
     shown, output = ending(how, picture=2), tmp_path / "output"
     assert run(exported, video, "--show", "--mode", mode, "--output", output) == 0
     assert len(opened(shown)) == 2
-    in_flight = (
-        0 if mode == "latency" else len(openvino.AsyncInferQueue(deploy.load_model(exported, "CPU", mode, "f32")))
-    )
+    in_flight = len(deploy.infer_requests(deploy.load_model(exported, "CPU", mode, "f32"), mode)) - 1
     table = rows(output)
     assert len(table) == min(2 + in_flight, 6)  # what was started is finished
     for row, pixels in zip(table, opened(shown), strict=False):
