@@ -1,5 +1,6 @@
 """How long training takes, and how far it has come."""
 
+import logging
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,6 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
 
 
 def callbacks(trainer: Trainer) -> Sequence[Callback]:
@@ -29,6 +32,19 @@ def set_default_epochs(trainer: Trainer, epochs: int) -> None:
         and not any(isinstance(callback, Timer) for callback in callbacks(trainer))
     ):
         trainer.fit_loop.max_epochs = epochs
+
+
+def warn_of_unseen_epochs(trainer: Trainer) -> None:
+    """Say before training, not after, that the last validation comes before its end, or that there is none."""
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if every and epochs and epochs > 0 and (unseen := epochs % every):
+        logger.warning(
+            "The last %d of %d epochs come after the last validation, which finds the thresholds and leaves the "
+            "checkpoint: let max_epochs be a multiple of check_val_every_n_epoch, which is %d.",
+            unseen,
+            epochs,
+            every,
+        )
 
 
 def progress(trainer: Trainer, step: int) -> float:

@@ -159,7 +159,8 @@ class HostMixin(Module):
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
-        """Give every process of a distributed run random numbers of its own."""
+        """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
+        length.warn_of_unseen_epochs(self.trainer)
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)

@@ -43,3 +43,22 @@ def test_a_time_limit_holds_and_the_learning_rate_follows_it(folder: Folder, tmp
     assert record.learning_rates[-1] == pytest.approx(0.05)
     late = sum(rate < 0.1 for rate in record.learning_rates) / len(record.learning_rates)
     assert 0.02 < late < 0.5
+
+
+@pytest.mark.parametrize(
+    ("epochs", "unseen"), [(1, "The last 1 of 1 epochs"), (5, "The last 1 of 5 epochs"), (4, None)]
+)
+def test_epochs_that_no_validation_sees_are_told_before_training(
+    epochs: int,
+    unseen: str | None,
+    folder: Folder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = engine(tmp_path, max_epochs=epochs, check_val_every_n_epoch=2)
+    run.fit(Blur(image_size=(16, 16)), datamodule=folder)
+    warnings = [record.getMessage() for record in caplog.records if "after the last validation" in record.getMessage()]
+    assert len(warnings) == (unseen is not None)
+    if unseen:
+        assert warnings[0].startswith(unseen)
+        assert "a multiple of check_val_every_n_epoch, which is 2" in warnings[0]
