@@ -7,8 +7,9 @@ OpenCV, headless or not: OpenCV only decodes, draws and encodes, the window is t
 any image model that ``anomalib export`` writes with its post-processor will do.
 """
 
-from .command import Summary, main
+from .command import main
 from .inference import OUTPUTS, Result, as_input, average, infer, infer_requests, judged, load_model, score_threshold
+from .inspection import Summary
 from .output import draw
 from .sources import open_source
 

@@ -27,6 +27,7 @@ from nodes import OPTIONS, two_nodes, workers  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 from riad_anomalib.deploy import cluster  # noqa: E402
+from riad_anomalib.deploy.cluster import table as parts  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
 
@@ -265,7 +266,7 @@ def test_no_name_leads_out_of_the_overlays(exported: Path, tmp_path: Path, capsy
 
 
 def test_results_go_into_parts_that_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PART", 4)
+    monkeypatch.setattr(parts, "PART", 4)
     made = cluster.Table(cluster.Place.of(str(tmp_path / "results")))
     for i in range(3):
         made.add(
@@ -305,7 +306,8 @@ def test_options_of_the_cluster_are_refused_without_it(
 def test_without_ray_one_line_says_what_to_install(
     exported: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "riad_anomalib.deploy.cluster")
+    for module in ("cluster", "cluster.driver"):
+        monkeypatch.delitem(sys.modules, f"riad_anomalib.deploy.{module}")
     monkeypatch.delattr(deploy, "cluster")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(exported, pictures, "--cluster", "local", "--output", "output") == 2
