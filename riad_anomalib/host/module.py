@@ -22,10 +22,11 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib.components.calibration import Calibration, mean_and_std
+from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_images, normal_statistics, with_augmentations
+from .normal_images import normal_images, normal_statistics, views, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -37,6 +38,11 @@ else:
     Module = object  # anomalib finds the direct subclasses of AnomalibModule alone, so that must stay a base of its own
 
 logger = logging.getLogger(__name__)
+
+STILL = (
+    "Calibration presumes that light and position stay as they are in the training images; where they will not, give "
+    "variation, for example --model.variation.brightness 0.1 --model.variation.translate 0.02 (docs/choosing.md)."
+)
 
 
 class TorchModel(Protocol):
@@ -78,6 +84,9 @@ class HostMixin(Module):
 
     past_frames: int = 3  # [RIAD] Sec. 4.3
     """Over how many frames of a video a score is averaged, its own the last; images never see it."""
+
+    variation: Variation | None = None
+    """How light and position vary in training, and in the statistics of normal images."""
 
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
@@ -161,14 +170,18 @@ class HostMixin(Module):
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
         length.warn_of_unseen_epochs(self.trainer)
+        if self.model.calibration.needs_statistics and not self.variation:
+            logger.warning(STILL)
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
-        """Make every frame of a clip an image to train on."""
+        """Make every frame of a clip an image to train on; vary light and position of each."""
         del batch_idx
         video.flatten_clips(batch)
+        if self.variation:
+            batch.image = vary(batch.image, self.variation)  # the target too: lamps differ, to undo that is no task
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
@@ -192,9 +205,11 @@ class HostMixin(Module):
         Returns:
             The two, on the CPU.
         """
+        draws = torch.Generator().manual_seed(0)  # the same in all processes, on every device, in every validation
 
         def values_of(images: Tensor) -> Tensor:
-            return values(pre_processing.transformed(self.pre_processor, images.to(self.device)))
+            seen = pre_processing.transformed(self.pre_processor, images.to(self.device))
+            return torch.cat([values(view) for view in views(seen, self.variation, draws)])
 
         return normal_statistics(self.trainer, values_of, statistics)
 

@@ -8,9 +8,11 @@ import torch
 from anomalib.data import ImageItem
 from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Transform
+
+from riad_anomalib.components.variation import Variation, vary
 
 from .video import frame_by_frame
 
@@ -18,6 +20,8 @@ NUM_IMAGES = 40
 """Training images that statistics are taken from."""
 NUM_FRAMES = 200
 """Training frames of video that they are taken from: whoever walks past is somewhere else in every one."""
+VIEWS = 4
+"""How often each of them is varied."""
 
 
 def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401
@@ -55,6 +59,21 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
     images = normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
     for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
         yield batch.image
+
+
+def views(image: Tensor, variation: Variation | None, generator: Generator) -> Iterator[Tensor]:
+    """Return what a line will show of normal images: as they are without variation, else varied, several times.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        variation: How light and position vary.
+        generator: Where draws come from.
+    """
+    if variation is None:
+        yield image
+        return
+    for _ in range(VIEWS):
+        yield vary(image, variation, generator)
 
 
 def normal_statistics(

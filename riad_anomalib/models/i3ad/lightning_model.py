@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
 
 from .discriminator import Discriminator
@@ -57,6 +58,9 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
+        variation: How light and position vary from picture to picture on the line: strengths by the names of
+            :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
+            training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         lr: Learning rate of the generator's Adam; the discriminator's is 4 times that; a tenth for the last sixth of
             training.
         image_size: Height and width that images are resized to, multiples of 4. A ``pre_processor`` that resizes wins
@@ -102,6 +106,7 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
+        variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] = default_image_size,
         pre_processor: PreProcessor | bool = True,
@@ -110,6 +115,7 @@ class I3ad(HostMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
+        variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         check_positive("lr", lr, paper="1e-4")
         past_frames = check_past_frames(past_frames)
@@ -121,6 +127,7 @@ class I3ad(HostMixin, AnomalibModule):
         )
         self.lr = lr
         self.past_frames = past_frames
+        self.variation = Variation(**variation) if variation else None
         self.loss = I3adLoss(adversarial_weight)
         self.model = I3adModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB

@@ -24,6 +24,7 @@ from riad_anomalib.components.corruption import (
     random_crop,
 )
 from riad_anomalib.components.sdc import STRIDE
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, progress, step_schedule
 
 from .loss import SsaeLoss
@@ -53,6 +54,9 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Least and greatest strength (root mean square) of a deformation, as shares of the shorter side.
         brightness: Greatest change of a patch's brightness, in [0, 1].
         augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
+        variation: How light and position vary from picture to picture on the line: strengths by the names of
+            :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
+            training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         crop_scales: Shares of the image's sides that training sees, each for an equal part of it, in order.
         score_function: How image and reconstruction are compared: ``"squared"`` or ``"ssim"``.
         smoothing_size: Side length k of the mean filter over the anomaly map: an odd number of pixels, or a share of
@@ -107,6 +111,7 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Sequence[float] = DISPLACEMENT,
         brightness: float = 0.2,
         augmentation: str = "none",
+        variation: dict[str, float] | None = None,
         crop_scales: Sequence[float] = (0.5, 0.75, 1.0),
         score_function: str = "squared",
         # CHOICE [SSAE] Eq. 3: k and n are left open, as is the power t of Eq. 14.
@@ -136,6 +141,7 @@ class Ssae(HostMixin, AnomalibModule):
             msg = f"crop_scales is {crop_scales}: give shares of the image's sides in (0, 1], or [1] for whole images"
             raise ValueError(msg)
         dilations = [whole_number("dilations", d) for d in plain_list("dilations", dilations, "[1, 2, 4, 8]")]
+        variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
@@ -156,6 +162,7 @@ class Ssae(HostMixin, AnomalibModule):
         self.crop_scales = crop_scales
         self.lr = lr
         self.past_frames = past_frames
+        self.variation = Variation(**variation) if variation else None
         self.model = SsaeModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=image_size,

@@ -29,6 +29,7 @@ class TestRiad(ModelContract, EngineContract):
         "ssim_weight": 2.0,
         "calibration": "pixel",
         "smoothing_size": 7,
+        "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
         "num_partitions": 2,

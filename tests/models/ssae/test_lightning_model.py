@@ -43,6 +43,7 @@ class TestSsae(ModelContract, EngineContract):
         "base_width": 6,
         "kernel_size": 5,
         "dilations": (1, 4),
+        "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
         "past_frames": 1,
