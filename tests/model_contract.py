@@ -39,6 +39,8 @@ class Contract:
             generator = torch.Generator().manual_seed(2)
             mean, std = (scale * torch.rand(1, *model.image_size, generator=generator) for scale in (0.2, 0.1))
             model.model.calibration.set_statistics(mean, std)
+        if model.model.registration.needs_statistics:
+            model.model.registration.gather(self.images(6))
         return model
 
     def images(self, number: int = 3) -> Tensor:

@@ -141,7 +141,7 @@ def vary(image: Tensor, variation: Variation, generator: Generator | None = None
     return varied.to(image.dtype)
 
 
-def moved(image: Tensor, angle: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def moved(image: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, mode: str = "bicubic") -> Tensor:
     """Return images turned and scaled about their centre, then shifted.
 
     Convention: bicubic, clipped to [0, 1]; mirrored beyond the border, border pixels included. A positive angle turns
@@ -152,6 +152,7 @@ def moved(image: Tensor, angle: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         angle: In radians, ``(N,)``.
         shift: To the right and down, as shares of width and height, ``(N, 2)``.
         scale: Factor of size, greater than 0, ``(N,)``.
+        mode: How it resamples, ``"bicubic"`` or ``"bilinear"``.
     """
     height, width = image.shape[-2:]
     cos, sin = angle.cos() / scale, angle.sin() / scale
@@ -159,7 +160,7 @@ def moved(image: Tensor, angle: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     linear = torch.stack([cos, -sin * height / width, sin * width / height, cos], dim=1).view(-1, 2, 2)
     offset = linear @ (-2 * shift).unsqueeze(2)
     place = F.affine_grid(torch.cat([linear, offset], dim=2), list(image.shape), align_corners=False)
-    resampled = F.grid_sample(image, place, mode="bicubic", padding_mode="reflection", align_corners=False)
+    resampled = F.grid_sample(image, place, mode=mode, padding_mode="reflection", align_corners=False)
     return resampled.clamp(0, 1)
 
 

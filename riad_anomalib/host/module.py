@@ -22,11 +22,12 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib.components.calibration import Calibration, mean_and_std
+from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_images, normal_statistics, views, with_augmentations
+from .normal_images import normal_batches, normal_images, normal_statistics, views, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -40,8 +41,8 @@ else:
 logger = logging.getLogger(__name__)
 
 STILL = (
-    "Calibration presumes that light and position stay as they are in the training images; where they will not, give "
-    "variation, for example --model.variation.brightness 0.1 --model.variation.translate 0.02 (docs/choosing.md)."
+    "Calibration presumes that light and position stay as they are in the training images. Where they will not, give "
+    "--model.registration auto, or variation, for example --model.variation.translate 0.02 (docs/choosing.md)."
 )
 
 
@@ -52,6 +53,8 @@ class TorchModel(Protocol):
     """Height and width of the images that it takes, its only home."""
     calibration: Calibration
     """What normal images look like."""
+    registration: Registration
+    """Their light and place."""
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Take images of another size from now on; forget the statistics of normal images."""
@@ -170,7 +173,8 @@ class HostMixin(Module):
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
         length.warn_of_unseen_epochs(self.trainer)
-        if self.model.calibration.needs_statistics and not self.variation:
+        bears = self.variation or self.model.registration.needs_statistics
+        if self.model.calibration.needs_statistics and not bears:
             logger.warning(STILL)
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
@@ -186,10 +190,20 @@ class HostMixin(Module):
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
         self._frame_scores = None
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.gather_registration()
         calibration = self.model.calibration
-        if calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
+        if calibration.needs_statistics:
             gathered = self.normal_statistics(self.model.dissimilarity_map, calibration.statistics)
             calibration.set_statistics(*gathered)
+
+    def gather_registration(self) -> None:
+        """Take light and place of normal training images, which all further statistics depend on."""
+        if self.model.registration.needs_statistics:
+            images = (batch.to(self.device) for batch in normal_batches(self.trainer))
+            seen = [pre_processing.transformed(self.pre_processor, batch) for batch in images]
+            self.model.registration.gather(torch.cat(seen))
 
     def normal_statistics(
         self,
@@ -209,7 +223,8 @@ class HostMixin(Module):
 
         def values_of(images: Tensor) -> Tensor:
             seen = pre_processing.transformed(self.pre_processor, images.to(self.device))
-            return torch.cat([values(view) for view in views(seen, self.variation, draws)])
+            seen_so = views(seen, self.variation, draws)
+            return torch.cat([values(self.model.registration(view)[0]) for view in seen_so])
 
         return normal_statistics(self.trainer, values_of, statistics)
 

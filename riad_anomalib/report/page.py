@@ -1,6 +1,7 @@
 """The page: what it is told of each picture, the files beside it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,8 @@ class Report:
         self.folder, self.heading, self.command, self.threshold, self.good = folder, heading, command, threshold, good
         self.rows: list[Row] = []
         self.notes: list[str] = []
+        self.table: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+        """A heading, names of columns and rows of text, to stand above the pictures."""
         self.started = datetime.now().astimezone()
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         (folder / PAGE).unlink(missing_ok=True)
@@ -130,7 +133,7 @@ class Report:
         # tojson leaves neither < nor > nor & nor any letter beyond ASCII: no name can end the script or be no text.
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
         path = self.folder / PAGE
-        path.write_text(page.render(data=data), encoding="utf-8")
+        path.write_text(page.render(data=data, table=self.table), encoding="utf-8")
         return path
 
 

@@ -58,6 +58,9 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
         variation: How light and position vary from picture to picture on the line: strengths by the names of
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
@@ -85,6 +88,7 @@ class I3ad(HostMixin, AnomalibModule):
         "score_function",
         "image_score",
         "calibration",
+        "registration",
         "smoothing_size",
         "past_frames",
     )
@@ -106,6 +110,7 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
+        registration: str = "none",
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] = default_image_size,
@@ -141,6 +146,7 @@ class I3ad(HostMixin, AnomalibModule):
             score_function=score_function,
             image_score=image_score,
             calibration=calibration,
+            registration=registration,
             smoothing_size=smoothing_size,
         )
         self.discriminator = Discriminator(self.model.channels, base_width) if adversarial_weight else None
@@ -170,6 +176,7 @@ class I3ad(HostMixin, AnomalibModule):
     def on_validation_start(self) -> None:
         """Choose the threshold of the mask, which all further statistics depend on, and gather these."""
         if self.model.mask_threshold is None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.gather_registration()
             self.model.choose_threshold(self._share_removed)
         super().on_validation_start()
 

@@ -46,6 +46,9 @@ class Riad(HostMixin, AnomalibModule):
             images at that pixel, the more the less they vary there. Gathered before every validation of a training.
         smoothing_size: Side length s_f of the mean filter over the anomaly map: an odd number of pixels, or a share of
             the image's shorter side in (0, 1); 0.08 is 21 pixels at 256, 11 at 128.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
         variation: How light and position vary from picture to picture on the line: strengths by the names of
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
@@ -73,6 +76,7 @@ class Riad(HostMixin, AnomalibModule):
         "num_disjoint_sets",
         "score_function",
         "calibration",
+        "registration",
         "smoothing_size",
         "num_partitions",
         "partition_seed",
@@ -92,6 +96,7 @@ class Riad(HostMixin, AnomalibModule):
         ssim_weight: float = 1.0,
         calibration: str = "none",
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
+        registration: str = "none",
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] = default_image_size,
@@ -129,6 +134,7 @@ class Riad(HostMixin, AnomalibModule):
             skip_connections=skip_connections,
             score_function=score_function,
             calibration=calibration,
+            registration=registration,
             smoothing_size=smoothing_size,
             num_partitions=num_partitions,
             partition_seed=partition_seed,

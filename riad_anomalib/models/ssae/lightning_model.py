@@ -54,6 +54,9 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Least and greatest strength (root mean square) of a deformation, as shares of the shorter side.
         brightness: Greatest change of a patch's brightness, in [0, 1].
         augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
         variation: How light and position vary from picture to picture on the line: strengths by the names of
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
@@ -95,6 +98,7 @@ class Ssae(HostMixin, AnomalibModule):
         "smoothing_repeats",
         "image_score",
         "calibration",
+        "registration",
         "avgmap_power",
         "past_frames",
     )
@@ -111,6 +115,7 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Sequence[float] = DISPLACEMENT,
         brightness: float = 0.2,
         augmentation: str = "none",
+        registration: str = "none",
         variation: dict[str, float] | None = None,
         crop_scales: Sequence[float] = (0.5, 0.75, 1.0),
         score_function: str = "squared",
@@ -175,6 +180,7 @@ class Ssae(HostMixin, AnomalibModule):
             smoothing_size=smoothing_size,
             smoothing_repeats=smoothing_repeats,
             calibration=calibration,
+            registration=registration,
             avgmap_power=avgmap_power,
         )
         self.loss = SsaeLoss(objective, corrupted_weight)
