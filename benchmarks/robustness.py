@@ -10,7 +10,6 @@ without, with statistics, calibration's too, from 40 training pictures. PatchCor
 
 import argparse
 import csv
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 from measuring import environment, normal_set, row, table, test_set
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from torch import Tensor
 
 import riad_anomalib
@@ -84,9 +83,9 @@ def patchcore_of(arguments: argparse.Namespace) -> Score:
 def pictures(root: Path) -> tuple[list[Image], np.ndarray, np.ndarray]:
     """Return the test pictures as read, whether each is defective, and masks."""
     files = sorted((root / "test").glob("*/*.png"), key=lambda file: (file.parent.name != "good", file))
-    images = [cv2.imread(str(file)) for file in files]
+    images: list[Any] = [cv2.imread(str(file)) for file in files]
     labels = np.array([file.parent.name != "good" for file in files])
-    masks = [
+    masks: list[Any] = [
         cv2.imread(str(root / "ground_truth" / file.parent.name / f"{file.stem}_mask.png"), cv2.IMREAD_GRAYSCALE)
         if is_defective
         else np.zeros(image.shape[:2])
@@ -144,8 +143,8 @@ def main() -> None:
     if arguments.output:
         is_new = not arguments.output.exists()
         with arguments.output.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([COLUMNS] * is_new + rows)
+            csv.writer(file).writerows([list(COLUMNS)] * is_new + rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
