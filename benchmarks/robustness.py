@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--registration", choices=REGISTRATIONS, help="another one than the checkpoint's")
     parser.add_argument("--image-size", type=int, default=256, help="of PatchCore")
     parser.add_argument("--ratio", type=float, default=0.01, help="of PatchCore's features that it keeps")
+    parser.add_argument("--middle", action="store_true", help="only the middle one of each change's three strengths")
     parser.add_argument("--label", help="name of the model in the table")
     parser.add_argument("--output", type=Path, help="a CSV file to append to")
     arguments = parser.parse_args()
@@ -122,7 +123,8 @@ def main() -> None:
     print(f"{vars(arguments)}\n{environment()}\n")
     print(table(["change", "strength", "image AUROC", "false alarms", "found"]))
     threshold, rows = 0.0, []
-    settings = [("as is", None, None), *((c.name, s, c) for c in CHANGES for s in c.strengths)]
+    chosen = slice(1, 2) if arguments.middle else slice(None)
+    settings = [("as is", None, None), *((c.name, s, c) for c in CHANGES for s in c.strengths[chosen])]
     for name, strength, change in settings:
         shown = images if change is None or strength is None else [change.apply(image, strength) for image in images]
         maps, scores = scored(score, shown)

@@ -31,6 +31,7 @@ MOST_SLOPE, MOST_GAIN = 0.4, 2.5
 """Most that is undone of light: the change from middle to border, and the factor (or one over it) of contrast."""
 RECOVERED = 0.7
 """Least share of known motions of normal images that ``"auto"`` must find again to undo motions at all."""
+_STATE = ("channel_mean", "channel_std", "moments", "reference", "solver")
 _RIDGE = 1e-3
 _TINY = 1e-6
 
@@ -60,7 +61,7 @@ class Registration(nn.Module):
         super().__init__()
         check_choice("registration", kind, REGISTRATIONS)
         self.kind = kind
-        self._names = () if kind == "none" else ("channel_mean", "channel_std", "moments", "reference", "solver")
+        self._names = () if kind == "none" else _STATE
         for name in self._names:
             self.register_buffer(name, torch.empty(0))
 
@@ -193,9 +194,12 @@ class Registration(nn.Module):
         return image
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        for name in self._names:
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+        for name in _STATE:
+            if name not in self._names:  # the host has warned of other scores
+                state_dict.pop(prefix + name, None)
+            else:  # empty of a model without, which the first image will tell
+                saved = state_dict.setdefault(prefix + name, torch.empty(0))
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

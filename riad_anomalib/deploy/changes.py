@@ -52,7 +52,7 @@ def _white_balance(values: _Values, strength: float) -> _Values:
     return values * np.array([1 - strength, 1, 1 + strength], np.float32)  # redder: blue comes first
 
 
-def _warp(values: _Values, matrix: Any) -> _Values:
+def _warp(values: _Values, matrix: Any) -> _Values:  # noqa: ANN401  # OpenCV's
     height, width = values.shape[:2]
     return cv2.warpAffine(values, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
