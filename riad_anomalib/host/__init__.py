@@ -1,7 +1,12 @@
 """How a model of this package lives in anomalib: length, pre-processing, statistics, checkpoints, exports, pictures.
 
 Nothing here knows a model. :class:`HostMixin` hangs these modules' functions into Lightning's and anomalib's hooks.
+
+anomalib's models come first, and with them, by the start-up hook, this package's, which take what they need from the
+modules here: whatever is imported first, nothing of this package is half-imported while anomalib looks for models.
 """
+
+import anomalib.models  # noqa: F401
 
 from .length import progress, step_schedule
 from .module import HostMixin

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive, plain_list, whole_number
-from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
+from riad_anomalib.host.length import step_schedule
+from riad_anomalib.host.module import HostMixin
+from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.video import check_past_frames
 
 from .loss import RiadLoss
 from .torch_model import RiadModel

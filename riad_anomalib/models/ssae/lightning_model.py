@@ -24,7 +24,10 @@ from riad_anomalib.components.corruption import (
     random_crop,
 )
 from riad_anomalib.components.sdc import STRIDE
-from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, progress, step_schedule
+from riad_anomalib.host.length import progress, step_schedule
+from riad_anomalib.host.module import HostMixin
+from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.video import check_past_frames
 
 from .loss import SsaeLoss
 from .torch_model import SsaeModel
