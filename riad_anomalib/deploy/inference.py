@@ -132,26 +132,49 @@ def score_threshold(path: Path) -> float:
     return float(constant.get_data().item())
 
 
-def average(results: Iterable[Result], past_frames: int) -> Iterator[Result]:
+def noted(frames: Iterable[Frame], read: deque[str]) -> Iterator[Frame]:
+    """Pass on frames, and note their names: of those that are lost on the way there will be no result."""
+    for name, image in frames:
+        read.append(name)
+        yield name, image
+
+
+def average(results: Iterable[Result], past_frames: int, read: deque[str] | None = None) -> Iterator[Result]:
     """Give results the mean over their own score and those of the frames before it.
+
+    A frame without a result is missing from the means that it belongs to, as in training: no older one takes its place.
 
     Args:
         results: In the order of the frames; those of another folder are another video, which begins anew.
         past_frames: Over how many frames a score is averaged, its own the last; the first ones average what there is.
             1 leaves results as they are.
+        read: Names of all frames by now, of which those up to a result's are taken away. Without it the frames of a
+            stream tell what is missing by their numbers, which are their names.
     """
-    if past_frames == 1:
-        yield from results
-        return
-    recent: deque[float] = deque(maxlen=past_frames)
-    video = None
+    recent: deque[float | None] = deque(maxlen=past_frames)
+    before = ""
     for result in results:
-        folder = result.name.rpartition("/")[0]
-        if folder != video:
-            video = folder
+        lost = _lost(before, result.name, read)
+        if past_frames == 1:
+            yield result
+            continue
+        if result.name.rpartition("/")[0] != before.rpartition("/")[0]:
             recent.clear()
+        recent.extend([None] * min(lost, past_frames))
         recent.append(result.pred_score)
-        yield replace(result, averaged_score=sum(recent) / len(recent))
+        scores = [score for score in recent if score is not None]
+        before = result.name
+        yield replace(result, averaged_score=sum(scores) / len(scores))
+
+
+def _lost(before: str, name: str, read: deque[str] | None) -> int:
+    """Return how many frames were lost between these two."""
+    if read is None:
+        return int(name) - int(before) - 1 if before.isdecimal() and name.isdecimal() else 0
+    lost = 0
+    while read and read.popleft() != name:
+        lost += 1
+    return lost
 
 
 def judged(results: Iterable[Result], threshold: float | None) -> Iterator[Result]:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import cv2
 
 from riad_anomalib.report import Report
 
-from .inference import average, infer, infer_requests, judged, load_model, reason, score_threshold, usable
+from .inference import average, infer, infer_requests, judged, load_model, noted, reason, score_threshold, usable
 from .output import open_output, present
 from .sources import open_source
 from .window import Window
@@ -229,10 +230,11 @@ def _on_this_machine(
             return not (interrupted.is_set() or (window and not window.is_open))
 
         summary = Summary()
-        frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
+        read: deque[str] = deque()
+        frames = noted(takewhile(is_wanted, timed(source, summary.seconds, "reading")), read)
         images = usable(frames, model.input(0).partial_shape, summary.skip)
         own_results = infer(infer_requests(model, arguments.mode), images)
-        results = judged(average(own_results, arguments.past_frames), threshold)
+        results = judged(average(own_results, arguments.past_frames, read), threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

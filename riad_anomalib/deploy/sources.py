@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from riad_anomalib.report import Image
+from riad_anomalib.report import Image, in_order
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The files that anomalib reads as images."""
@@ -44,10 +44,10 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: If there are none.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
     if not files:
         raise ValueError(no_images(str(folder)))
-    return files
+    return sorted(files, key=lambda file: in_order(file.relative_to(folder)))
 
 
 def no_images(source: str) -> str:

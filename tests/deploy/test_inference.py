@@ -1,6 +1,7 @@
 import json
 import re
 import types
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,20 @@ def test_verdicts_are_on_the_mean_over_past_frames_anew_in_every_folder() -> Non
     assert [result.pred_label for result in judged] == [True, True, True, False, False, True]
     assert [result.pred_score for result in judged] == own
     assert list(deploy.judged(given, threshold=None)) == given
+
+
+def test_a_lost_frame_is_missing_from_its_means_and_no_older_one_takes_its_place() -> None:
+    blank: Any = np.zeros((4, 4))
+    read = deque(["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "b/2"])
+    own = {"a/0": 0.9, "a/1": 0.3, "a/3": 0.6, "b/1": 0.2, "b/2": 0.4}  # lost: a/2, b/0
+    given = [deploy.Result(name, blank, score, False, blank, blank) for name, score in own.items()]
+    averaged = [result.averaged_score for result in deploy.average(given, 3, read)]
+    assert averaged == pytest.approx([0.9, 0.6, 0.45, 0.2, 0.3])
+    assert not read
+    stream = [
+        deploy.Result(f"{i:06}", blank, score, False, blank, blank) for i, score in ((0, 0.9), (1, 0.3), (3, 0.6))
+    ]
+    assert [result.averaged_score for result in deploy.average(stream, 3)] == pytest.approx([0.9, 0.6, 0.45])
 
 
 @pytest.mark.parametrize("sensitivity", [0.5, 0.3])

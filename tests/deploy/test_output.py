@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspections import NAMES, page, rows, run
+from inspections import NAMES, page, picture, rows, run
 from PIL import Image
 
 from riad_anomalib import deploy
@@ -80,6 +80,23 @@ def test_past_frames_give_every_frame_a_second_score_that_decides(
         assert [row["verdict"] == "anomalous" for row in table] == [mean > 0.5 for mean in means]
         line = capsys.readouterr().out.splitlines()[1]
         assert line == f"000001  {own[1]:.3f}  {means[1]:.3f}  {table[1]['verdict']}"
+
+
+def test_frames_of_a_folder_come_in_the_order_of_their_numbers(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "frames", tmp_path / "output"
+    source.mkdir()
+    for i in range(12):
+        Image.fromarray(picture(i)).save(source / f"{i + 1}.png")
+    (source / "7.png").write_bytes(b"no picture")
+    for mode in ("latency", "throughput"):
+        assert run(exported, source, "--past-frames", 3, "--mode", mode, "--output", output) == 1
+        own = {int(row["name"].partition(".")[0]): float(row["score"]) for row in rows(output)}
+        assert list(own) == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+        means = [np.mean([own[past] for past in range(frame - 2, frame + 1) if past in own]) for frame in own]
+        assert [float(row["averaged_score"]) for row in rows(output)] == pytest.approx(means, abs=1e-5)
+    assert "skipped: 7.png" in capsys.readouterr().err
 
 
 def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_drawn(
