@@ -33,7 +33,7 @@ from riad_anomalib import I3ad, Riad
 from riad_anomalib.components import calibration as calibration_of
 from riad_anomalib.components.smoothing import mean_filter, window_size
 from riad_anomalib.demo_data import CATEGORY
-from riad_anomalib.host.normal_images import with_augmentations
+from riad_anomalib.host.loaders import with_augmentations
 from riad_anomalib.host.video import frame_by_frame
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -25,7 +25,8 @@ from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_images, normal_statistics, with_augmentations
+from .loaders import check_batch, check_validation, with_augmentations
+from .normal_images import normal_images, normal_statistics
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -73,6 +74,8 @@ class HostMixin(Module):
     """Length of training when the user gives none."""
     network_arguments: ClassVar[Sequence[str]]
     """Arguments that make another network: a checkpoint with other values is refused."""
+    network_switches: ClassVar[Sequence[str]] = ()
+    """Arguments of which 0 makes another network than any other value does; that value itself makes none."""
     scoring_arguments: ClassVar[Sequence[str]]
     """Arguments that make other scores of the same network: a checkpoint with other values brings a warning."""
 
@@ -115,17 +118,20 @@ class HostMixin(Module):
         video.check_clips(getattr(self.trainer, "datamodule", None), self.trainer.state.fn)
 
     def setup(self, stage: str) -> None:
-        """Refuse, before any time is spent, what cannot work; let a video's evaluation see every frame once.
+        """Refuse, before any time is spent, what cannot work.
 
         Raises:
-            ValueError: If the pre-processor takes images out of [0, 1], or several processes share out a video.
+            ValueError: If the pre-processor takes images out of [0, 1], the precision is none that images come in,
+                there is no validation, or several processes share out a video, or its frames are in disorder.
         """
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
+        pre_processing.check_precision(self.trainer.precision)
+        check_validation(self.trainer)
         datamodule = getattr(self.trainer, "datamodule", None)
         if video.has_videos(datamodule):
             video.check_processes(self.trainer, self.past_frames)
-            video.evaluate_every_frame(datamodule)
+            video.check_frame_order(datamodule, self.past_frames)
 
     # Training
 
@@ -156,7 +162,7 @@ class HostMixin(Module):
             # Lightning's own command line for one class saves its arguments without a class_path.
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
-        return super().configure_callbacks()
+        return [*super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
 
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
@@ -165,10 +171,19 @@ class HostMixin(Module):
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """Refuse what is no batch of anomalib's."""
+        check_batch(batch)
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
         """Make every frame of a clip an image to train on."""
         del batch_idx
         video.flatten_clips(batch)
+
+    def on_train_start(self) -> None:
+        """Refuse, before the first step, what validation would fail on after the last of an epoch."""
+        check_validation(self.trainer)
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
@@ -237,8 +252,8 @@ class HostMixin(Module):
     def on_test_epoch_end(self) -> None:
         """Log the AUROC of every video beside that of all."""
         if self._frame_scores is not None:
-            for name, value in self._frame_scores.aurocs().items():
-                self.log(f"image_AUROC/{name}", value)
+            for name, value in self._frame_scores.aurocs(self.trainer).items():
+                self.log(f"image_AUROC/{name}", value, sync_dist=True)
 
     # Checkpoints
 
@@ -248,7 +263,9 @@ class HostMixin(Module):
         Raises:
             ValueError: If the checkpoint's network is another than this model's.
         """
-        checkpoints.check_network(checkpoint, self.hparams, self.network_arguments, self.name)
+        checkpoints.check_network(
+            checkpoint, self.hparams, self.network_arguments, self.name, switches=self.network_switches
+        )
         checkpoints.warn_of_other_scores(checkpoint, self.hparams, self.scoring_arguments)
         super().on_load_checkpoint(checkpoint)
         pre_processing.smooth_exports(self.pre_processor)

@@ -1,7 +1,6 @@
 """Normal training images, and what they tell: the statistics behind calibration and quantization."""
 
 from collections.abc import Callable, Iterator
-from copy import copy
 from typing import Any
 
 import torch
@@ -9,22 +8,16 @@ from anomalib.data import ImageItem
 from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Transform
 
-from .video import frame_by_frame
+from .loaders import datasets, parts, single, with_augmentations
+from .video import flatten_clips, frame_by_frame
 
 NUM_IMAGES = 40
 """Training images that statistics are taken from."""
 NUM_FRAMES = 200
 """Training frames of video that they are taken from: whoever walks past is somewhere else in every one."""
-
-
-def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401
-    """Return a data set of anomalib with these augmentations instead of its own."""
-    dataset = copy(dataset)
-    dataset.augmentations = augmentations
-    return dataset
 
 
 def spread(length: int, most: int) -> list[int]:
@@ -37,11 +30,11 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
     """Return the images of a training set that statistics are taken from, spread evenly over it.
 
     Args:
-        dataset: anomalib's training set.
+        dataset: anomalib's training set, or torch's ``Subset`` or ``ConcatDataset`` of such.
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
     dataset = frame_by_frame(dataset)
-    most = NUM_FRAMES if isinstance(dataset, AnomalibVideoDataset) else NUM_IMAGES
+    most = NUM_FRAMES if any(isinstance(part, AnomalibVideoDataset) for part in parts(dataset)) else NUM_IMAGES
     return Subset(with_augmentations(dataset, augmentations), spread(len(dataset), most))
 
 
@@ -49,11 +42,23 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
     """Return the training images that statistics are taken from in batches, as validation sees images.
 
     Resized to be batched, not augmented to train on, and not yet pre-processed.
+
+    Raises:
+        ValueError: If they cannot be read a second time.
     """
-    loader: Any = trainer.train_dataloader
-    val_loader: Any = trainer.val_dataloaders
-    images = normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
+    loader: Any = single(trainer.train_dataloader)[0]
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset):
+        msg = (
+            "statistics of normal images are gathered from the training images, and the training loader has no data "
+            "set with a length to read them from: give a DataLoader over one, or a data module"
+        )
+        raise ValueError(msg)
+    seen_by_validation = datasets(trainer.val_dataloaders)
+    augmentations = getattr(seen_by_validation[0], "augmentations", None) if seen_by_validation else None
+    images = normal_images(dataset, augmentations)
     for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+        flatten_clips(batch)  # of a Subset of clips
         yield batch.image
 
 

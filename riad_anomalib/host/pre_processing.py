@@ -21,11 +21,16 @@ meets the same edges in training, and clipping them in the engine alone would gi
 def height_and_width(image_size: Any) -> tuple[int, int]:  # noqa: ANN401
     """Return an image size as plain numbers: a checkpoint cannot hold OmegaConf's lists, which YAML brings.
 
+    Args:
+        image_size: Height and width, or one number for both.
+
     Raises:
-        ValueError: If it is anything but two whole numbers.
+        ValueError: If it is anything but one or two whole numbers.
     """
-    if not isinstance(image_size, Sequence) or len(image_size) != 2:  # noqa: PLR2004
-        msg = f"image_size is {image_size}: give height and width, for example (256, 256)"
+    if not isinstance(image_size, Sequence):
+        image_size = (image_size, image_size)
+    if isinstance(image_size, str) or len(image_size) != 2:  # noqa: PLR2004
+        msg = f"image_size is {image_size!r}: give height and width, for example [256, 256], or one number for both"
         raise ValueError(msg)
     return whole_number("image_size", image_size[0]), whole_number("image_size", image_size[1])
 
@@ -75,6 +80,17 @@ def check_range(pre_processor: Any, image_size: tuple[int, int]) -> None:  # noq
             f"the pre-processor maps images in [0, 1] to [{probe.min():.3g}, {probe.max():.3g}]; the model needs "
             "[0, 1], which it reconstructs and compares in: take Normalize (or what else rescales values) out of it"
         )
+        raise ValueError(msg)
+
+
+def check_precision(precision: str | int) -> None:
+    """Refuse precisions in which a network's weights are of another type than images, which come in float32.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if str(precision).endswith("-true") and precision != "32-true":
+        msg = f"precision is {precision}, and anomalib's images are float32: take 32-true, bf16-mixed or 16-mixed"
         raise ValueError(msg)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from anomalib.visualization.image.functional import (
     visualize_image,
 )
 from lightning.pytorch import Trainer
+
+from .processes import gathered
 
 
 class ScoredFrame(NamedTuple):
@@ -108,28 +111,39 @@ class VideoVisualizer(ImageVisualizer):
             self._scored[video].append(ScoredFrame(*row))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
-        """Write tables and plots of the videos."""
+        """Write tables and plots of the videos, of whose frames every process has a part."""
+        scored: dict[str, dict[int, ScoredFrame]] = defaultdict(dict)
+        for part in gathered(trainer, dict(self._scored)):
+            for video, frames in part.items():
+                scored[video].update({each.frame: each for each in frames})
+        self._scored.clear()
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, {video: list(frames.values()) for video, frames in scored.items()})
+
+    @staticmethod
+    def _write(trainer: Trainer, pl_module: Any, videos: Mapping[str, Sequence[ScoredFrame]]) -> None:  # noqa: ANN401
         post_processor = pl_module.post_processor
         threshold = None
         if getattr(post_processor, "enable_thresholding", False) and not post_processor.image_threshold.isnan():
             threshold = post_processor.normalized_image_threshold.item()
         folder = Path(trainer.default_root_dir) / "scores"
-        for path, scored in self._scored.items():
+        for path, scored in videos.items():
             folder.mkdir(parents=True, exist_ok=True)
             video = Path(path).stem
             with (folder / f"{video}.csv").open("w", newline="", encoding="utf-8") as table:
-                csv.writer(table).writerows([ScoredFrame._fields, *scored])
-            plot_scores(video, sorted(scored), threshold, folder / f"{video}.png")
-        self._scored.clear()
+                csv.writer(table).writerows([ScoredFrame._fields, *sorted(scored, key=lambda each: each.frame)])
+            plot_scores(video, sorted(scored, key=lambda each: each.frame), threshold, folder / f"{video}.png")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
         """Write tables and plots of the videos."""
         self.on_test_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ANN401
-        """Write what there is."""
+        """Write what there is; nothing of several processes, the others of which may be gone with their frames."""
         del exception
-        self.on_test_epoch_end(trainer, pl_module)
+        if trainer.world_size == 1:
+            self._write(trainer, pl_module, self._scored)
+        self._scored.clear()
 
 
 class ReconstructionVisualizer(VideoVisualizer):

@@ -96,6 +96,17 @@ class Report:
             (self.folder / FILES / f"{len(self.rows) - 1}.{kind}.jpg").write_bytes(data)
         self.rows[-1].views = len(pictures)
 
+    def adopt(self, other: "Report", number: int) -> None:
+        """Take over a picture of another report, and its files, which that one then has no more.
+
+        Args:
+            other: Of another process, in a folder that this one reaches.
+            number: Which of its pictures.
+        """
+        self.rows.append(other.rows[number])
+        for file in (other.folder / FILES).glob(f"{number}.*.jpg"):
+            file.replace(self.folder / FILES / f"{len(self.rows) - 1}{file.name.removeprefix(str(number))}")
+
     def write(self) -> Path:
         """Write the page and return its path.
 

@@ -9,6 +9,7 @@ from anomalib.data import Folder
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from blur import Blur
+from clips import small, video_data
 from engine_contract import engine
 from inspections import page
 from lightning.pytorch import Callback
@@ -23,7 +24,7 @@ pytestmark = [
 ]
 
 
-def reports(model: Blur, folder: Folder, tmp_path: Path, *callbacks: Callback) -> tuple[Any, Path]:
+def reports(model: Blur, folder: Any, tmp_path: Path, *callbacks: Callback) -> tuple[Any, Path]:
     """What the page of a test is told, and where it lies."""
     run = engine(tmp_path, callbacks=list(callbacks), logger=False)
     run.validate(model, datamodule=folder)
@@ -69,6 +70,33 @@ def test_a_prediction_knows_no_truth(folder: Folder, tmp_path: Path) -> None:
         ("bad/0.png", None, 2),
         ("bad/1.png", None, 2),
     ]
+
+
+def test_every_frame_of_a_video_is_a_picture_with_its_averaged_score(footage: Path, tmp_path: Path) -> None:
+    batches = []
+
+    class Record(Callback):
+        def on_test_batch_end(self, _trainer: Any, _module: Any, _outputs: Any, batch: Any, *_: Any) -> None:
+            batches.append(batch)
+
+    model = small(visualizer=ReportVisualizer())
+    told, where = reports(model, video_data(footage), tmp_path, Record())
+    assert [row["name"] for row in told["rows"]] == [
+        f"{clip}/{frame:06}.png" for clip in ("Test001", "Test002") for frame in range(13)
+    ]
+    assert [row["score"] for row in told["rows"]] == torch.cat([batch.pred_score for batch in batches]).tolist()
+    labels = torch.cat([batch.gt_label for batch in batches]).bool().tolist()
+    assert [row["is_defective"] for row in told["rows"]] == labels
+    assert [row["views"] for row in told["rows"]] == [2 + label for label in labels]
+    shown, taken = (cv2.imread(str(path)) for path in (where / "report_files/20.1.jpg", frame_file(footage)))
+    assert shown is not None
+    assert taken is not None
+    assert shown.shape == taken.shape == (96, 144, 3)  # the frame's, not the model's
+    assert np.abs(shown.astype(int) - taken).mean() < 5
+
+
+def frame_file(footage: Path) -> Path:
+    return sorted((footage / "Test/Test002").glob("*.tif"))[20 - 13]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
