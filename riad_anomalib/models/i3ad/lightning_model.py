@@ -62,8 +62,8 @@ class I3ad(HostMixin, AnomalibModule):
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
         lr: Learning rate of the generator's Adam; the discriminator's is 4 times that; a tenth for the last sixth of
             training.
-        image_size: Height and width that images are resized to, multiples of 4. A ``pre_processor`` that resizes wins
-            over it.
+        image_size: Height and width that images are resized to, or one number for both, multiples of 4. A
+            ``pre_processor`` that resizes wins over it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
         post_processor: Post-processor, or whether to use anomalib's default.
@@ -76,7 +76,8 @@ class I3ad(HostMixin, AnomalibModule):
 
     default_image_size = (256, 256)  # CHOICE [I3AD] Sec. 3.1: no size is given; this is its baselines' for objects.
     default_epochs = 300  # DEVIATES [I3AD] Sec. 3.1: the paper's 500,000 steps depend on the number of images.
-    network_arguments = ("adversarial_weight", "base_width", "attention", "coarse")
+    network_arguments = ("base_width", "attention", "coarse")
+    network_switches = ("adversarial_weight",)
     scoring_arguments = (
         "iterations",
         "patch_size",
@@ -106,7 +107,7 @@ class I3ad(HostMixin, AnomalibModule):
         attention: bool = True,
         coarse: bool = True,
         lr: float = 1e-4,
-        image_size: tuple[int, int] = default_image_size,
+        image_size: tuple[int, int] | int = default_image_size,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from riad_anomalib.components.arguments import check_positive, plain_list, whole_number
+from riad_anomalib.components.arguments import check_positive, one_or_more, whole_number
 from riad_anomalib.host.length import step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
@@ -49,8 +49,8 @@ class Riad(HostMixin, AnomalibModule):
         smoothing_size: Side length s_f of the mean filter over the anomaly map: an odd number of pixels, or a share of
             the image's shorter side in (0, 1); 0.08 is 21 pixels at 256, 11 at 128.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
-        image_size: Height and width that images are resized to, multiples of 16 and of every region size. A
-            ``pre_processor`` that resizes wins over it.
+        image_size: Height and width that images are resized to, or one number for both, multiples of 16 and of every
+            region size. A ``pre_processor`` that resizes wins over it.
         num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
@@ -82,7 +82,7 @@ class Riad(HostMixin, AnomalibModule):
 
     def __init__(
         self,
-        region_sizes: Sequence[int] = (2, 4, 8, 16),
+        region_sizes: Sequence[int] | int = (2, 4, 8, 16),
         num_disjoint_sets: int = 3,
         base_width: int = 64,
         skip_connections: bool = True,
@@ -92,7 +92,7 @@ class Riad(HostMixin, AnomalibModule):
         calibration: str = "none",
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         lr: float = 1e-4,
-        image_size: tuple[int, int] = default_image_size,
+        image_size: tuple[int, int] | int = default_image_size,
         num_partitions: int = 1,
         partition_seed: int = 0,
         past_frames: int = 3,
@@ -103,7 +103,7 @@ class Riad(HostMixin, AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs. The benchmark runner and
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
-        region_sizes = plain_list("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
+        region_sizes = one_or_more("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         image_size = height_and_width(image_size)
         past_frames = check_past_frames(past_frames)
