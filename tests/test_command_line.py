@@ -222,7 +222,7 @@ def check_videos(folder: Path) -> None:
 def test_two_processes_train_and_calibrate_one_network_and_look_at_all(
     model: str, workplace: Path, footage: Path, tmp_path: Path
 ) -> None:
-    videos = [footage.parent, footage.name] if model == "Ssae" else []
+    videos = [str(footage.parent), footage.name] if model == "Ssae" else []
     script = tmp_path / "ddp.py"
     script.write_text(DDP.replace("MODEL", model).replace("NUM_PICTURES", str(NUM_PICTURES)))
     run = subprocess.run(

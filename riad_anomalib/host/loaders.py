@@ -5,7 +5,7 @@ from copy import copy
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import ConcatDataset, Subset
@@ -64,15 +64,21 @@ def check_validation(trainer: Trainer) -> None:
         raise ValueError(msg)
 
 
-def check_batch(batch: Any) -> None:  # noqa: ANN401
-    """Refuse what the loaders of other libraries give, before anomalib's pre-processor fails on it.
+class BatchCheck(Callback):
+    """Refuses what other libraries' loaders give, before anomalib's pre-processor, a callback too, fails on it."""
 
-    Raises:
-        ValueError: If a batch has no ``image``.
-    """
-    if not hasattr(batch, "image"):
-        msg = (
-            f"a loader gives a {type(batch).__name__}, not one of anomalib's batches: give a data module, or one "
-            "DataLoader over a data set of anomalib, with collate_fn=dataset.collate_fn"
-        )
-        raise ValueError(msg)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:  # noqa: ANN401
+        """Look at a batch.
+
+        Raises:
+            ValueError: If it has no ``image``.
+        """
+        del trainer, pl_module, args
+        if not hasattr(batch, "image"):
+            msg = (
+                f"a loader gives a {type(batch).__name__}, not one of anomalib's batches: give a data module, or one "
+                "DataLoader over a data set of anomalib, with collate_fn=dataset.collate_fn"
+            )
+            raise ValueError(msg)
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start

@@ -25,7 +25,7 @@ from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .loaders import check_batch, check_validation, with_augmentations
+from .loaders import BatchCheck, check_validation, with_augmentations
 from .normal_images import normal_images, normal_statistics
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
@@ -162,7 +162,7 @@ class HostMixin(Module):
             # Lightning's own command line for one class saves its arguments without a class_path.
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
-        return [*super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
+        return [BatchCheck(), *super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
 
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
@@ -170,16 +170,6 @@ class HostMixin(Module):
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Refuse what is no batch of anomalib's."""
-        check_batch(batch)
-        return super().on_before_batch_transfer(batch, dataloader_idx)
-
-    def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
-        """Make every frame of a clip an image to train on."""
-        del batch_idx
-        video.flatten_clips(batch)
 
     def on_train_start(self) -> None:
         """Refuse, before the first step, what validation would fail on after the last of an epoch."""

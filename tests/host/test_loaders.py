@@ -30,7 +30,7 @@ def loader(dataset: Any, data: Folder, **arguments: Any) -> DataLoader[Any]:
     return DataLoader(dataset, batch_size=2, collate_fn=data.train_data.collate_fn, **arguments)
 
 
-def calibrated(tmp_path: Path, train: Any, val: Any) -> Blur:
+def calibrated(tmp_path: Path, train: Any, val: Any) -> Any:
     torch.manual_seed(0)
     model = Blur(image_size=(32, 48), calibration="pixel", visualizer=False)
     engine(tmp_path, max_epochs=1, logger=False).fit(model, train_dataloaders=train, val_dataloaders=val)
