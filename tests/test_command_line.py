@@ -231,7 +231,7 @@ def test_two_processes_train_and_calibrate_one_network_and_look_at_all(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (drawn, before), (drawn_there, before_there) = (torch.load(tmp_path / f"rank{i}.pt") for i in (0, 1))

@@ -29,7 +29,7 @@ def parts(dataset: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def datasets(loaders: Any) -> list[Any]:  # noqa: ANN401
-    """Return all the data sets behind loaders; what is a loader without one, such as a list of batches, has none."""
+    """Return all the data sets behind loaders; what is a loader without one, such as a generator, has none."""
     return [part for loader in single(loaders) for part in parts(getattr(loader, "dataset", None))]
 
 
@@ -67,13 +67,20 @@ def check_validation(trainer: Trainer) -> None:
 class BatchCheck(Callback):
     """Refuses what other libraries' loaders give, before anomalib's pre-processor, a callback too, fails on it."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:  # noqa: ANN401
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Look at a batch.
 
         Raises:
             ValueError: If it has no ``image``.
         """
-        del trainer, pl_module, args
+        del trainer, pl_module, batch_idx, dataloader_idx
         if not hasattr(batch, "image"):
             msg = (
                 f"a loader gives a {type(batch).__name__}, not one of anomalib's batches: give a data module, or one "

@@ -84,7 +84,7 @@ class Stream(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (lambda data: list(loader(data.train_data, data)), "statistics of normal images .*: give a DataLoader"),
+        (lambda data: list(loader(data.train_data, data)), "gives a list, not one of anomalib.s batches: give a data"),
         (lambda data: loader(Stream(data.train_data), data), "statistics of normal images .*: give a DataLoader"),
         (lambda data: [loader(data.train_data, data)] * 2, "gives a list, not one of anomalib.s batches: give a data"),
         (lambda _: DataLoader(TensorDataset(torch.rand(2, 3, 32, 48))), "gives a list, not one of anomalib.s batches"),
@@ -105,7 +105,7 @@ def test_validations_that_anomalib_cannot_run_are_refused_before_training(data: 
     assert run.trainer.global_step == 0
     without = Folder(name="tiny", root=data.root, normal_dir="images/good", num_workers=0, val_split_mode="none")
     with pytest.raises(
-        ValueError, match=r"Folder has no validation images \(val_split_mode none\), .*: choose from_test"
+        ValueError, match=r"tiny has no validation images \(val_split_mode none\), .*: choose from_test"
     ):
         engine(tmp_path, max_epochs=1, logger=False).fit(Blur(visualizer=False), datamodule=without)
 
