@@ -175,6 +175,11 @@ class HostMixin(Module):
         """Refuse, before the first step, what validation would fail on after the last of an epoch."""
         check_validation(self.trainer)
 
+    def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
+        """Make every frame of a clip an image to train on."""
+        del batch_idx
+        video.flatten_clips(batch)
+
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
         self._frame_scores = None

@@ -296,7 +296,9 @@ def test_frames_that_names_put_in_another_order_than_numbers_are_refused(footage
     names = r"anomalib takes the frames of .*Test002 by name, 10.tif before 2.tif: pad their numbers with zeros"
     with pytest.raises(ValueError, match=names):
         engine(tmp_path).predict(small(), datamodule=video_data(unpadded))
-    predictions: Any = engine(tmp_path).predict(small(past_frames=1), datamodule=video_data(unpadded))
+    model = small()
+    model.past_frames = 1
+    predictions: Any = engine(tmp_path).predict(model, datamodule=video_data(unpadded))
     assert sum(len(prediction.pred_score) for prediction in predictions) == NUM_FRAMES
 
 
