@@ -135,7 +135,7 @@ def test_after_kill_9_training_goes_on_from_the_last_checkpoint(workplace: Path,
     process.communicate()
     saved = torch.load(checkpoint, weights_only=True)
     epoch, step = saved["epoch"], saved["global_step"]
-    assert step > 2 * epoch > 0
+    assert step > 2 * epoch  # within an epoch, or at its end
     output = anomalib(f"{config} --ckpt_path {checkpoint} --trainer.max_epochs {epoch + 3}", tmp_path)
     assert "Restored all states from the checkpoint" in output
     assert f"`max_epochs={epoch + 3}` reached" in output
