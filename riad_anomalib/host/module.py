@@ -25,7 +25,7 @@ from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_images, normal_statistics, with_augmentations
+from .normal_images import normal_images, normal_statistics, warn_of_lost_range, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -164,6 +164,10 @@ class HostMixin(Module):
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Warn of pictures that are not what they seem to be."""
+        warn_of_lost_range(self.trainer)
 
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
         """Make every frame of a clip an image to train on."""
