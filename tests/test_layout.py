@@ -16,10 +16,10 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"plugin", "registry"},
     "__main__": {"plugin", "anomalib"},
     "components": SCIENCE,
-    "host": SCIENCE | ANOMALIB | {"components", "cv2", "matplotlib", "registry", "report"},
+    "host": SCIENCE | ANOMALIB | {"PIL", "components", "cv2", "matplotlib", "registry", "report"},
     "models": SCIENCE | ANOMALIB | {"components", "host", "registry"},
     "report": {"cv2", "jinja2", "numpy"},
-    "deploy": {"cv2", "numpy", "openvino", "pyarrow", "ray", "report"},
+    "deploy": {"PIL", "cv2", "numpy", "openvino", "pyarrow", "ray", "report"},
     "demo_data": {"PIL", "numpy", "skimage"},
     "demo_video": {"demo_data", "numpy", "skimage"},
 }

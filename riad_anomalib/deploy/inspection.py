@@ -24,8 +24,8 @@ import cv2
 from riad_anomalib.report import Report
 
 from .inference import average, infer, infer_requests, judged, load_model, noted, reason, score_threshold, usable
-from .output import open_output, present
-from .sources import open_source
+from .output import open_output, present, present_skipped
+from .sources import Frame, open_source
 from .window import Window
 
 ERROR, INTERRUPTED = 2, 130
@@ -40,14 +40,24 @@ class Summary:
 
     seconds: dict[str, float] = field(default_factory=lambda: {"reading": 0.0, "results": 0.0, "total": 0.0})
     skipped: list[str] = field(default_factory=list)
+    """Pictures that cannot be used, and why."""
+    problem: str = ""
+    """What ended the source early."""
     frames: int = 0
     anomalous: int = 0
     undrawn: int = 0
 
-    def skip(self, name: str, problem: str) -> None:
-        """Report a picture that cannot be used."""
-        print(f"skipped: {name} {problem}", file=sys.stderr)
-        self.skipped.append(name)
+    def skip(self, name: str, problem: str, table: TextIO | None, scores: int) -> None:
+        """Report a picture that cannot be used, see :func:`present_skipped`."""
+        self.skipped.append(f"{name} {problem}")
+        present_skipped(name, problem, table, scores)
+
+    def until_it_fails(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Pass on frames until the source fails, so that what was begun with them is finished."""
+        try:
+            yield from frames
+        except (OSError, RuntimeError, cv2.error) as error:
+            self.problem = reason(error)
 
     def __str__(self) -> str:
         """Return numbers and rate, and the shares of the main loop's time, which add up to all of it."""
@@ -111,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
-    add("source", help="folder of images, image, video, or a camera's number (./0 for a file of that name)")
+    sources = "folder of images, image, video, a stream's URL, or a camera's number or device (./0 for a file named 0)"
+    add("source", help=sources)
     add("--output", metavar="DIR", help="write DIR/report.html, results.csv and a picture of every map")
     goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
     add("--good", metavar="NAME", help=goods)
@@ -186,7 +197,7 @@ def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_shor
         return problem
     if problem or is_cut_short:
         report.notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
-    report.notes += [f"Skipped, because it cannot be read or has another size: {name}" for name in summary.skipped]
+    report.notes += [f"Skipped: {picture}" for picture in summary.skipped]
     try:
         report.write()
     except OSError as error:
@@ -230,10 +241,11 @@ def _on_this_machine(
             return not (interrupted.is_set() or (window and not window.is_open))
 
         summary = Summary()
+        skip = partial(summary.skip, table=table, scores=1 + (arguments.past_frames > 1))
         read: deque[str] = deque()
-        frames = noted(takewhile(is_wanted, timed(source, summary.seconds, "reading")), read)
-        images = usable(frames, model.input(0).partial_shape, summary.skip)
-        own_results = infer(infer_requests(model, arguments.mode), images)
+        frames = noted(takewhile(is_wanted, timed(summary.until_it_fails(source), summary.seconds, "reading")), read)
+        images = usable(frames, model.input(0).partial_shape, skip)
+        own_results = infer(infer_requests(model, arguments.mode), images, skip)
         results = judged(average(own_results, arguments.past_frames, read), threshold)
         problem, start = "", time.perf_counter()
         try:
@@ -241,9 +253,10 @@ def _on_this_machine(
                 summary.undrawn += not present(result, table, report, window)
                 summary.frames += 1
                 summary.anomalous += result.pred_label
+            problem = summary.problem
             if window and window.is_lost:
                 problem = "the window is gone, perhaps with its display: use --output instead"
-        except (OSError, RuntimeError, cv2.error) as error:
+        except (OSError, RuntimeError, MemoryError, cv2.error) as error:
             problem = reason(error)
         summary.seconds["total"] = time.perf_counter() - start
         problem = _write(report, summary, problem, is_cut_short=not is_wanted())

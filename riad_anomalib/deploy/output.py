@@ -3,6 +3,7 @@
 # ruff: noqa: T201  # a command prints
 
 import csv
+import errno
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,22 +48,39 @@ def open_output(output: Path, source: str, is_averaged: bool = False, **page: An
     except OSError as error:
         msg = f"output {output} cannot be written ({error.strerror}): give another folder"
         raise ValueError(msg) from error
-    csv.writer(table).writerow(["name", "score", *["averaged_score"] * is_averaged, "verdict"])
+    csv.writer(table).writerow(["name", "score", *["averaged_score"] * is_averaged, "verdict", "reason"])
     return table, report
+
+
+def present_skipped(name: str, problem: str, table: TextIO | None, scores: int) -> None:
+    """Print that a picture cannot be used and why, and write it where that is asked for.
+
+    Args:
+        name: The picture.
+        problem: What is wrong with it.
+        table: Gets a row with a reason in the place of scores and verdict.
+        scores: How many columns of them the table has.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    print(f"skipped: {name} {problem}", file=sys.stderr)
+    if table:
+        csv.writer(table).writerow([name, *[""] * scores, "", problem])
 
 
 def present(result: Result, table: TextIO | None, report: Report | None, window: Window | None) -> bool:
     """Print a result, and write and show it where that is asked for.
 
     Returns:
-        False if OpenCV could not draw or encode the picture. The result stands all the same.
+        False if the picture could not be drawn, encoded or written by its name. The result stands all the same.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If nothing can be written.
     """
     print(result.name, *(f"{score:.3f}" for score in result.scores), result.verdict, sep="  ", flush=True)
     if table:
-        csv.writer(table).writerow([result.name, *(f"{score:.6f}" for score in result.scores), result.verdict])
+        csv.writer(table).writerow([result.name, *(f"{score:.6f}" for score in result.scores), result.verdict, ""])
     if report:
         report.add(result.name, result.scores[-1], result.pred_label)
     if not (report or window):
@@ -77,7 +95,14 @@ def present(result: Result, table: TextIO | None, report: Report | None, window:
             picture = jpeg(overlay)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)
-    except cv2.error as error:
+    except (OSError, MemoryError, cv2.error) as error:
+        if ends_all(error):
+            raise
         print(f"not drawn: {result.name} {reason(error)}", file=sys.stderr)
         return False
     return True
+
+
+def ends_all(error: Exception) -> bool:
+    """Tell whether an error of one picture's overlay will be the next one's too: that of a full or failing disk."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}

@@ -26,7 +26,7 @@ from riad_anomalib.registry import public_path
 
 from . import checkpoints, length, pre_processing, video
 from .loaders import BatchCheck, check_validation, with_augmentations
-from .normal_images import normal_images, normal_statistics
+from .normal_images import normal_images, normal_statistics, warn_of_lost_range
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -172,8 +172,9 @@ class HostMixin(Module):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def on_train_start(self) -> None:
-        """Refuse, before the first step, what validation would fail on after the last of an epoch."""
+        """Refuse, before the first step, what validation would fail on after the last of an epoch; look at pictures."""
         check_validation(self.trainer)
+        warn_of_lost_range(self.trainer)
 
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
         """Make every frame of a clip an image to train on."""

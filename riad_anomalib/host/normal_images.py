@@ -1,5 +1,6 @@
 """Normal training images, and what they tell: the statistics behind calibration and quantization."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,12 +8,15 @@ import torch
 from anomalib.data import ImageItem
 from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Transform
 
 from .loaders import datasets, parts, single, with_augmentations
 from .video import flatten_clips, frame_by_frame
+
+logger = logging.getLogger(__name__)
 
 NUM_IMAGES = 40
 """Training images that statistics are taken from."""
@@ -85,3 +89,46 @@ def normal_statistics(
     # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
     shared: tuple[Tensor, Tensor] = trainer.strategy.broadcast((first.cpu(), second.cpu()))
     return shared
+
+
+FEWEST_LEVELS = 16
+"""Grey levels from a float picture's darkest value to its brightest, with fewer of which hardly anything shows."""
+
+
+def warn_of_lost_range(trainer: Trainer) -> None:
+    """Say before training, not after, that anomalib's reading makes training pictures white, black or nearly so.
+
+    It asks Pillow for RGB, which takes the values of 16-bit grey, integer and float pictures as they are: what is
+    beyond [0, 255] is cut off, fractions are dropped. 8 bits, and 16 bits in colour, keep what they show.
+    """
+    files: list[str] = []
+    for dataset in datasets(trainer.train_dataloader):
+        samples: Any = getattr(dataset, "samples", None)
+        if not isinstance(dataset, AnomalibVideoDataset) and "image_path" in getattr(samples, "columns", ()):
+            files += samples["image_path"].tolist()
+    paths = [files[i] for i in spread(len(files), NUM_IMAGES)]
+    lost = [(path, *found) for path in paths if (found := _lost_range(path))]
+    if lost:
+        logger.warning(
+            "%d of %d training pictures that were looked at are read as white, black or nearly so, such as %s "
+            "(Pillow's mode %s, values from %g to %g): anomalib cuts off below 0 and above 255 and drops fractions. "
+            "Convert them to 8 bits first, for training and for inspection alike.",
+            len(lost),
+            len(paths),
+            *lost[0],
+        )
+
+
+def _lost_range(path: str) -> tuple[str, float, float] | None:
+    """Return mode, least and greatest value of a picture that loses by reading."""
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            if not mode.startswith(("I", "F")):
+                return None
+            extrema: Any = image.convert("F").getextrema()
+    except (OSError, ValueError):  # what training ends with, and why
+        return None
+    low, high = extrema
+    is_kept = low >= 0 and high <= 255 and (mode != "F" or high - low >= FEWEST_LEVELS)  # noqa: PLR2004  # 8 bits
+    return None if is_kept else (mode, low, high)

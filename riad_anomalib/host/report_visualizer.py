@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import torch
 from anomalib.data import VideoBatch
+from anomalib.data.utils import read_image
 from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
@@ -150,9 +151,8 @@ def _mask(mask: Tensor) -> NDArray[np.bool_]:
 def _file(path: str | None) -> Image | None:
     """Return the picture in its own size, in which a person sees more than in the model's."""
     try:
-        data = np.frombuffer(Path(path or "").read_bytes(), np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except (OSError, cv2.error):
+        return seen(torch.as_tensor(read_image(path or "", as_tensor=True)))
+    except (OSError, ValueError):
         return None
 
 

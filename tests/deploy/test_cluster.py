@@ -27,6 +27,7 @@ from nodes import OPTIONS, two_nodes, workers  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 from riad_anomalib.deploy import cluster  # noqa: E402
+from riad_anomalib.deploy.cluster import driver  # noqa: E402
 from riad_anomalib.deploy.cluster import table as parts  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
@@ -51,7 +52,7 @@ def inspected(
     model: Path, source: Path, mode: str = "latency", device: str = "CPU", actor: type[Any] = cluster.Inspector
 ) -> dict[str | None, Row]:
     """Return the rows that an actor makes of a source, without any cluster."""
-    files, found = cluster.find_pictures(str(source))
+    files, found, _ = cluster.find_pictures(str(source))
     options = {"device": device, "mode": mode, "precision": "f32", "threads": 1}
     inspect = actor({file.name: file.read_bytes() for file in model_files(model)}, files, None, None, options)
     block = pa.table({"name": [*found], "path": [os.fsencode(path) for path in found.values()]})
@@ -241,6 +242,44 @@ def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path
         cluster.find_pictures(given)
 
 
+class Deadly(cluster.Inspector):
+    """A picture that ends its worker, another one that takes more memory than there is beside others, a third ever."""
+
+    def _rows(self, names: list[str], paths: list[bytes]) -> list[dict[str, object]]:
+        if "a.png" in names:
+            with Path(os.environ["DEATHS"]).open("a") as deaths:
+                deaths.write("died\n")
+            os._exit(1)
+        if "grey.tif" in names and (len(names) > 1 or names[0] == "grey.tif"):
+            raise MemoryError
+        return super()._rows(names, paths)
+
+
+def test_a_picture_that_ends_its_worker_or_needs_too_much_memory_costs_only_itself(
+    nodes: Any, exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = tmp_path / "deaths"
+    actor = type("Actor", (Deadly,), {})
+    monkeypatch.setattr(driver, "Inspector", actor)
+    monkeypatch.setattr(driver, "BLOCK", 6)
+    monkeypatch.setattr(driver, "num_actors", lambda _: 1)
+    monkeypatch.setenv("DEATHS", str(deaths))
+    source, output = tmp_path / "source", tmp_path / "output"
+    shutil.copytree(pictures, source)
+    (source / "x.gif").touch()
+    assert run(exported, source, "--cluster", nodes.address, "--output", output) == 1
+    found = table(output)
+    reasons = {name: row["reason"] for name, row in found.items() if row["verdict"] is None}
+    assert reasons == {
+        "a.png": "ended its worker 2 times: it needs more memory than there is, or breaks a decoder",
+        "grey.tif": "needs more memory than there is: cut it into parts",
+        "x.gif": "ends in .gif, which anomalib does not read: convert it to .png",
+    }
+    assert sorted(found) == sorted([*NAMES, "x.gif"])
+    assert deaths.read_text() == 3 * "died\n"
+    assert (output / "results/_SUCCESS").read_text() == "4 pictures, 2 anomalous, 3 skipped\n"
+
+
 def test_where_nobody_listens_there_is_no_cluster(
     exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,7 +293,7 @@ def test_where_nobody_listens_there_is_no_cluster(
 
 def test_uris_in_a_list_are_names(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("file:///a/b.png\nfile:///c.png\n")
-    _, found = cluster.find_pictures(f"file://{tmp_path}/list.txt")
+    _, found, _ = cluster.find_pictures(f"file://{tmp_path}/list.txt")
     assert found == {"file:///a/b.png": "/a/b.png", "file:///c.png": "/c.png"}
 
 

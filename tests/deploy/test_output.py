@@ -73,7 +73,7 @@ def test_past_frames_give_every_frame_a_second_score_that_decides(
         output = tmp_path / mode
         assert run(exported, video, "--past-frames", 3, "--mode", mode, "--output", output) == 0
         table = rows(output)
-        assert list(table[0]) == ["name", "score", "averaged_score", "verdict"]
+        assert list(table[0]) == ["name", "score", "averaged_score", "verdict", "reason"]
         assert [float(row["score"]) for row in table] == pytest.approx(own, abs=1e-5)
         means = [np.mean(own[max(0, i - 2) : i + 1]) for i in range(len(own))]
         assert [float(row["averaged_score"]) for row in table] == pytest.approx(means, abs=1e-5)
@@ -118,6 +118,24 @@ def test_a_picture_that_cannot_be_drawn_keeps_its_verdict_and_the_others_are_dra
     assert " 0 skipped, 1 not drawn; " in out
     assert sorted(path.name for path in output.glob("*.jpg")) == ["1.png.jpg", "3.png.jpg"]
     assert [row["views"] for row in page(output)["rows"]] == [2, 2, 2]  # smaller, all of them can be drawn
+
+
+def test_an_overlay_that_its_name_forbids_costs_the_run_nothing(
+    exported: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bytes = Path.write_bytes
+
+    def refuse(path: Path, data: bytes) -> int:
+        if path.name == "000003.jpg":
+            raise OSError(36, "File name too long")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert run(exported, video, "--output", tmp_path / "output") == 1
+    out, err = capsys.readouterr()
+    assert err == "not drawn: 000003 [Errno 36] File name too long\n"
+    assert " 0 skipped, 1 not drawn; " in out
+    assert len(rows(tmp_path / "output")) == len(page(tmp_path / "output")["rows"]) == 6
 
 
 def test_overlays_do_not_go_among_the_pictures(

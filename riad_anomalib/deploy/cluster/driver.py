@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
 from riad_anomalib.deploy.inference import model_files, read_model, reason
 
-from .inspector import Inspector, overlay_name
+from .inspector import Attempts, Inspector, overlay_name
 from .pictures import find_pictures
 from .places import Place
 from .table import Table
@@ -111,6 +111,35 @@ def _new(output: str, source: str) -> Place:
     return place
 
 
+def _inspected(pictures: dict[str, str], actors: int, cores: int, inspector: tuple[object, ...]) -> Generator[pa.Table]:
+    """Return the rows of pictures as blocks of them are done.
+
+    Args:
+        pictures: The path of each by its name.
+        actors: How many there is room for.
+        cores: Those of an actor.
+        inspector: What an :class:`Inspector` is made with.
+    """
+    if not pictures:
+        return
+    # Small enough for all actors to end at about the same time.
+    size = max(1, min(BLOCK, len(pictures) // (4 * actors)))
+    paths = pa.table({"name": [*pictures], "path": pa.array(map(os.fsencode, pictures.values()), pa.binary())})
+    blocks = [paths.slice(start, size) for start in range(0, len(paths), size)]
+    inspected = from_arrow(blocks).map_batches(
+        Inspector,
+        fn_constructor_args=inspector,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=cores,
+        # One is the least: where a node is lost, the others must be able to give room to what it had begun.
+        compute=ActorPoolStrategy(min_size=1, initial_size=min(actors, len(blocks))),
+    )
+    results: Any = inspected.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow")
+    with closing(iter(results)) as parts:
+        yield from parts
+
+
 def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tuple[Table, str]:
     """Inspect an archive as the command's arguments say.
 
@@ -125,13 +154,14 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
         ValueError: If an argument is wrong.
     """
     _check(arguments)
-    files, pictures = find_pictures(arguments.source)
+    files, pictures, problems = find_pictures(arguments.source)
     output = _new(arguments.output, arguments.source)
     if arguments.overlays and len({*map(overlay_name, pictures)}) < len(pictures):
         msg = f"list {arguments.source} has paths that differ only by ..: their overlays would be one, write them out"
         raise ValueError(msg)
     read_model(arguments.model, openvino.Core())
-    model = {file.name: file.read_bytes() for file in model_files(arguments.model)}
+    folder = arguments.model.parent
+    model = {file.relative_to(folder).as_posix(): file.read_bytes() for file in model_files(arguments.model)}
     names = ("device", "mode", "precision")
     options = {name: getattr(arguments, name) for name in names} | {"threads": arguments.cores}
     with connected(arguments.cluster):
@@ -142,30 +172,14 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
             msg = f"output {arguments.output} cannot be written ({reason(error)}): give another folder"
             raise ValueError(msg) from error
         table = Table(output / "results")
-        # Small enough for all actors to end at about the same time.
-        size = max(1, min(BLOCK, len(pictures) // (4 * actors)))
-        paths = pa.table({"name": [*pictures], "path": pa.array(map(os.fsencode, pictures.values()), pa.binary())})
-        blocks = [paths.slice(start, size) for start in range(0, len(paths), size)]
-        inspected = from_arrow(blocks).map_batches(
-            Inspector,
-            fn_constructor_args=(
-                model,
-                files,
-                output / "overlays" if arguments.overlays else None,
-                arguments.threshold,
-                options,
-            ),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=arguments.cores,
-            # One is the least: where a node is lost, the others must be able to give room to what it had begun.
-            compute=ActorPoolStrategy(min_size=1, initial_size=min(actors, len(blocks))),
-        )
-        results: Any = inspected.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow")
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
+        overlays = output / "overlays" if arguments.overlays else None
+        inspector = model, files, overlays, arguments.threshold, options, attempts
         problem = ""
         try:
             try:
-                with closing(iter(results)) as parts:
+                table.skip(problems)
+                with closing(_inspected(pictures, actors, arguments.cores, inspector)) as parts:
                     for rows in parts:
                         failed = rows.filter(compute.field("name").is_null())
                         problem = failed["reason"][0].as_py() if len(failed) else ""

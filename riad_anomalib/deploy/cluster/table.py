@@ -43,6 +43,12 @@ class Table:
         if sum(map(len, self.waiting)) >= PART:
             self.write()
 
+    def skip(self, problems: dict[str, str]) -> None:
+        """Take pictures that cannot be used, with what is wrong with each by its name."""
+        if problems:
+            rows = [{"name": name, "reason": problem} for name, problem in problems.items()]
+            self.add(pa.Table.from_pylist(rows, COLUMNS))
+
     def write(self) -> None:
         """Write the rows that wait."""
         if not self.waiting:
