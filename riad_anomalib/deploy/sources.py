@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from riad_anomalib.report import Image
+from riad_anomalib.report.names import name_of
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The files that anomalib reads as images."""
@@ -55,11 +56,6 @@ def no_images(source: str) -> str:
     return f"no images in {source}: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 
-def printable(path: str) -> str:
-    """Return a path as a name; in another encoding than the system's it has surrogates, which cannot be printed."""
-    return path.encode(errors="replace").decode()
-
-
 def decode(data: bytes) -> Image | None:
     """Return the image of a file's bytes, None where they are none."""
     # Unlike imread, imdecode refuses a JPEG that breaks off, and Windows' paths may have any letter. The camera's note
@@ -71,7 +67,7 @@ def decode(data: bytes) -> Image | None:
 
 
 def _read(path: Path, folder: Path) -> Frame:
-    name = printable(path.relative_to(folder).as_posix())
+    name = name_of(path.relative_to(folder).as_posix())
     try:
         return name, decode(path.read_bytes())
     except OSError:

@@ -1,9 +1,9 @@
 """What an actor does with a block of pictures."""
 
 import os
-import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from riad_anomalib.deploy.inference import Result, infer, infer_requests, judged
 from riad_anomalib.deploy.output import draw
 from riad_anomalib.deploy.sources import Frame, decode
 from riad_anomalib.report import jpeg
+from riad_anomalib.report.names import Overlays, file_of
 
 from .places import Place
 from .table import COLUMNS
@@ -26,13 +27,44 @@ READERS = 8
 """Threads of an actor that wait for files while pictures are inspected."""
 
 
+@dataclass(frozen=True)
+class Overlaid:
+    """Where overlays go, and of which pictures there are some."""
+
+    folder: Place
+    anomalous_alone: bool
+    others: dict[str, str]
+    """Where those go whose path :func:`file_of` gives to another picture too."""
+
+    @classmethod
+    def of(cls, pictures: Iterable[str], folder: Place, which: str) -> "Overlaid | None":
+        """Find out where the overlays of pictures by these names go.
+
+        Args:
+            pictures: All of them: actors see blocks alone.
+            folder: The folder of overlays.
+            which: One of :data:`riad_anomalib.deploy.output.OVERLAYS`.
+        """
+        if which == "none":
+            return None
+        overlays = Overlays()
+        others = {name: path for name in pictures if (path := overlays.of(name)) != file_of(name)}
+        return cls(folder, which == "anomalous", others)
+
+    def place(self, result: Result) -> Place | None:
+        """Return where the overlay of a picture goes, None if there is to be none."""
+        if self.anomalous_alone and not result.pred_label:
+            return None
+        return self.folder / (self.others.get(result.name) or file_of(result.name))
+
+
 class Inspector:
     """What an actor does: inspects blocks of pictures with a model that it compiles once.
 
     Args:
         model: The files of the model by their names; the first is the one to load.
         files: The file system of the pictures.
-        overlays: The folder of overlays, None for none.
+        overlays: Where overlays go, None for none.
         threshold: The user's own threshold, None for the model's verdicts.
         options: What :func:`load_model` takes.
     """
@@ -41,7 +73,7 @@ class Inspector:
         self,
         model: dict[str, bytes],
         files: FileSystem,
-        overlays: Place | None,
+        overlays: Overlaid | None,
         threshold: float | None,
         options: dict[str, Any],
     ) -> None:
@@ -112,14 +144,9 @@ class Inspector:
 
     def _draw(self, result: Result) -> str | None:
         """Write the picture's overlay if that is asked for, and return why there is none."""
-        if self.overlays:
+        if self.overlays and (place := self.overlays.place(result)):
             try:
-                (self.overlays / overlay_name(result.name)).write(jpeg(draw(result)))
+                place.write(jpeg(draw(result)))
             except cv2.error as error:
                 return f"not drawn: {reason(error)}"
         return None
-
-
-def overlay_name(name: str) -> str:
-    """Return where a picture's overlay lies in the folder of overlays, of which no name leads out."""
-    return posixpath.normpath(f"/{name.replace('://', '/')}.jpg").lstrip("/")

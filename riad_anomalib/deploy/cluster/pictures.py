@@ -7,7 +7,8 @@ from pathlib import Path
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from riad_anomalib.deploy.inference import reason
-from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images, printable
+from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images
+from riad_anomalib.report.names import name_of
 
 from .places import Place
 
@@ -28,8 +29,10 @@ def find_pictures(source: str) -> tuple[FileSystem, dict[str, str]]:
             return place.files, dict(_folder(place))
         if place.kind is FileType.File and source.lower().endswith(".txt"):
             # Names in other encodings are bytes to Linux.
-            lines = place.read().decode("utf-8-sig", "surrogateescape").splitlines()
-            return _listed(source, place, [line.strip() for line in lines if line.strip()])
+            lines = (
+                place.read().decode("utf-8-sig", "surrogateescape").split("\n")
+            )  # other ends of lines may be in names
+            return _listed(source, place, [line.strip(" \t\r") for line in lines if line.strip(" \t\r")])
     except OSError as error:
         msg = f"source {source} cannot be read: {reason(error)}"
         raise ValueError(msg) from error
@@ -40,7 +43,7 @@ def find_pictures(source: str) -> tuple[FileSystem, dict[str, str]]:
 def _folder(folder: Place) -> Iterator[tuple[str, str]]:
     if isinstance(folder.files, LocalFileSystem):
         root = Path(folder.path)
-        yield from ((printable(file.relative_to(root).as_posix()), str(file)) for file in image_files(root))
+        yield from ((name_of(file.relative_to(root).as_posix()), str(file)) for file in image_files(root))
         return
     found = [
         file.path
@@ -49,7 +52,7 @@ def _folder(folder: Place) -> Iterator[tuple[str, str]]:
     ]
     if not found:
         raise ValueError(no_images(folder.path))
-    yield from ((posixpath.relpath(path, folder.path), path) for path in sorted(found))
+    yield from ((name_of(posixpath.relpath(path, folder.path)), path) for path in sorted(found))
 
 
 def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, dict[str, str]]:
@@ -70,7 +73,7 @@ def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, di
         if not line.startswith(start) or ("://" in line and not start):
             msg = f"list {source}: {line} is on another file system than {lines[0]}: make a list for each"
             raise ValueError(msg)
-        name = printable(line)
+        name = name_of(line)
         if name in pictures:
             msg = f"list {source} has {name} twice: leave one of them"
             raise ValueError(msg)
