@@ -118,7 +118,8 @@ class Output:
             problem: What ended the run.
             is_early: Whether it ended early; if nothing was done, it then leaves an earlier page and table alone.
         """
-        if is_early and not self.report.rows and self.table.path != self.table.final:
+        is_again = self.table.path != self.table.final or (self.report.folder / PAGE).exists()
+        if is_early and is_again and not self.report.rows:
             self.report.run.discard()
             self.table.remove()
             return problem

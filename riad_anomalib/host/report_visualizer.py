@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riad_anomalib.report import Image, Report
+from riad_anomalib.report.names import apart, name_of
 
-from .visualizer import output_file
+from .visualizer import output_path
 
 
 class ReportVisualizer(Visualizer):
@@ -46,7 +47,7 @@ class ReportVisualizer(Visualizer):
         Raises:
             ValueError: If the model gives no map or no verdicts.
         """
-        del outputs, args
+        del trainer, outputs, args
         if self._report is None:
             return
         for item in batch:
@@ -57,9 +58,8 @@ class ReportVisualizer(Visualizer):
                 )
                 raise ValueError(msg)
             path = item.image_path or f"{len(self._report.rows):06}"
-            name = output_file(trainer, path, Path(), mkdir=False)
             truth = None if item.gt_label is None else bool(item.gt_label)
-            self._report.add(name.as_posix(), float(item.pred_score), bool(item.pred_label), truth)
+            self._report.add(path, float(item.pred_score), bool(item.pred_label), truth)
             anomaly_map = item.anomaly_map.float().squeeze().cpu().numpy()
             pred_mask = np.zeros(anomaly_map.shape, np.bool_) if item.pred_mask is None else _mask(item.pred_mask)
             gt_mask = _mask(item.gt_mask) if truth and item.gt_mask is not None else None
@@ -72,8 +72,9 @@ class ReportVisualizer(Visualizer):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the page."""
-        del trainer, pl_module
+        del pl_module
         if self._report is not None:
+            name_rows(trainer, self._report)
             self._report.write()
             self._report = None
 
@@ -85,6 +86,13 @@ class ReportVisualizer(Visualizer):
             problem = type(exception).__name__
             self._report.notes.append(f"The run ended early, after {len(self._report.rows)} pictures: {problem}.")
         self.on_test_end(trainer, pl_module)
+
+
+def name_rows(trainer: Trainer, report: Report) -> None:
+    """Give the pictures of a report, which have their paths for names, names as short as tells them apart."""
+    names = apart({row.name: output_path(trainer, row.name) for row in report.rows})
+    for row in report.rows:
+        row.name = name_of(names[row.name])
 
 
 def _is_cropped(trainer: Trainer, pl_module: Any) -> bool:  # noqa: ANN401

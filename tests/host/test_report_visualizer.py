@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from riad_anomalib import ReportVisualizer
 from riad_anomalib.host import report_visualizer
+from riad_anomalib.report import Report
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The ", ".*isinstance.treespec", "'pin_memory'")
@@ -69,6 +71,15 @@ def test_a_prediction_knows_no_truth(folder: Folder, tmp_path: Path) -> None:
         ("bad/0.png", None, 2),
         ("bad/1.png", None, 2),
     ]
+
+
+def test_pictures_of_the_same_name_in_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    report = Report(tmp_path, "x", "x")
+    for path in ("/d/line1/cam/0.png", "/d/line2/cam/0.png", "/d/line2/cam/1\n.png"):
+        report.add(path, 0.5, False)
+    trainer: Any = SimpleNamespace(datamodule=None)
+    report_visualizer.name_rows(trainer, report)
+    assert [row.name for row in report.rows] == ["line1/cam/0.png", "line2/cam/0.png", r"cam/1\x0a.png"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
