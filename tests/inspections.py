@@ -78,6 +78,7 @@ HOSTILE = [
     "ä/日本/\N{WAVING HAND SIGN}.png",
     os.fsdecode(b"latin \xe4.png"),
     '=HYPERLINK("http://example.org"),x.png',
+    "a;\uff1d1.png",
 ]
 """Names that are more than letters to HTML, scripts, addresses, templates or tables."""
 
@@ -86,7 +87,7 @@ def hostile(folder: Path) -> Report:
     """A report of pictures by such names, the last the worst."""
     report = Report(folder, HOSTILE[0], f"python '{HOSTILE[1]}'")
     for number, name in enumerate(HOSTILE):
-        report.add(name, number / 8, number > 4)
+        report.add(name, number / 9, number > 4)
         report.show(np.full((30, 40, 3), 20 * number, np.uint8), np.eye(8, dtype=np.float32), np.eye(8) > 0)
     report.notes.append(HOSTILE[2])
     report.write()

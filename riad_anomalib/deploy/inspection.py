@@ -1,35 +1,27 @@
 """Sub-command ``inspect``: its arguments, the way of the pictures through the stages, the summary."""
 
-# ruff: noqa: T201  # a command prints
-
 import argparse
 import math
-import os
 import shlex
-import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import cv2
 
-from riad_anomalib.report import Report
+from riad_anomalib.report.names import name_of, readable
 
+from .endings import ERROR, Ending, ending, say
 from .inference import average, infer, infer_requests, judged, load_model, noted, reason, score_threshold, usable
-from .output import open_output, present, present_skipped
+from .output import OVERLAYS, Output, open_output, present, present_skipped
 from .sources import Frame, open_source
 from .window import Window
-
-ERROR, INTERRUPTED = 2, 130
-"""Exit statuses; 1 is for pictures that were skipped or not drawn."""
 
 Item = TypeVar("Item")
 
@@ -47,10 +39,10 @@ class Summary:
     anomalous: int = 0
     undrawn: int = 0
 
-    def skip(self, name: str, problem: str, table: TextIO | None, scores: int) -> None:
+    def skip(self, name: str, problem: str, output: Output | None, scores: int) -> None:
         """Report a picture that cannot be used, see :func:`present_skipped`."""
         self.skipped.append(f"{name} {problem}")
-        present_skipped(name, problem, table, scores)
+        present_skipped(name, problem, output, scores)
 
     def until_it_fails(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """Pass on frames until the source fails, so that what was begun with them is finished."""
@@ -82,22 +74,6 @@ def timed(items: Iterator[Item], seconds: dict[str, float], stage: str) -> Itera
         yield item
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that all can end in good order; the second one ends at once."""
-    interrupted = threading.Event()
-
-    def interrupt(*_: object) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def number(text: str) -> float:
     """Return an argument's value; argparse says what came if it is none."""
     value = float(text)
@@ -117,13 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m riad_anomalib.deploy",
         description="Inspect pictures with a model that anomalib exported to OpenVINO.",
-        epilog="Exit status: 0 all done, 1 some pictures were skipped or not drawn, 2 an error, 130 stopped by Ctrl-C.",
+        epilog="Exit status: 0 all done, 1 some pictures were skipped or not drawn, 2 an error, 130 stopped by Ctrl-C, "
+        "143 by SIGTERM, 129 by a terminal that was closed.",
     )
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
     sources = "folder of images, image, video, a stream's URL, or a camera's number or device (./0 for a file named 0)"
     add("source", help=sources)
     add("--output", metavar="DIR", help="write DIR/report.html, results.csv and a picture of every map")
+    kept = (
+        "of which pictures to write map and picture, for DIR and the page (default: all; with --cluster none, where "
+        "--overlays alone means all, and they go to DIR/overlays)"
+    )
+    add("--overlays", choices=OVERLAYS, help=kept)
     goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
     add("--good", metavar="NAME", help=goods)
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
@@ -143,7 +125,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = cluster.add_argument
     add("--cluster", metavar="ADDRESS", help="Ray's name of the cluster, auto on its machines; local for this machine")
-    add("--overlays", action="store_true", help="also write a picture of every map, to DIR/overlays")
     cores = "cores of an actor, which has a model of its own (default: %(default)s)"
     add("--cores", type=partial(_number_of, "cores"), default=1, metavar="N", help=cores)
     return parser
@@ -169,79 +150,77 @@ def _threshold(arguments: argparse.Namespace) -> float | None:
     return threshold
 
 
-def _output(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, threshold: float | None
-) -> tuple[TextIO, Report] | tuple[None, None]:
-    if arguments.overlays or arguments.cores > 1:
-        msg = "--overlays and --cores are for --cluster: leave them out, --output writes every map and takes all cores"
+def _output(parser: argparse.ArgumentParser, arguments: argparse.Namespace, threshold: float | None) -> Output | None:
+    if arguments.cores > 1:
+        msg = "--cores is for --cluster: leave it out, one machine takes all its cores"
         raise ValueError(msg)
     if not arguments.output:
-        if arguments.good:
-            msg = "--good is for the report: give --output too"
-            raise ValueError(msg)
-        return None, None
+        for option in ("good", "overlays"):
+            if getattr(arguments, option):
+                msg = f"--{option} is for the report: give --output too"
+                raise ValueError(msg)
+        return None
     return open_output(
         Path(arguments.output),
         arguments.source,
         is_averaged=arguments.past_frames > 1,
-        heading=f"Inspection of {arguments.source}",
+        overlays=arguments.overlays or "all",
+        heading=f"Inspection of {readable(arguments.source)}",
         command=_again(parser, arguments),
         threshold=threshold,
-        good=arguments.good,
+        good=arguments.good and name_of(arguments.good),
     )
 
 
-def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_short: bool) -> str:
+def _write(output: Output | None, summary: Summary, problem: str, *, is_cut_short: bool) -> str:
     """Write the page, which says what is missing, and return what is wrong."""
-    if not report:
+    if not output:
         return problem
-    if problem or is_cut_short:
-        report.notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
-    report.notes += [f"Skipped: {picture}" for picture in summary.skipped]
-    try:
-        report.write()
-    except OSError as error:
-        return problem or f"no page: {error}"
-    return problem
+    is_early, notes = bool(problem) or is_cut_short, output.report.notes
+    if is_early:
+        notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
+    if output.overlays != "all":
+        notes.append(f"--overlays {output.overlays}: other pictures are not shown.")
+    notes += [f"Skipped: {picture}" for picture in summary.skipped]
+    return output.finish(problem, is_early=is_early)
 
 
-def _on_a_cluster(arguments: argparse.Namespace, interrupted: threading.Event) -> int:
+def _on_a_cluster(arguments: argparse.Namespace, asked: Ending) -> int:
     try:
         from . import cluster  # noqa: PLC0415  # Ray is for those who have a cluster
     except ImportError as error:
-        print(f"error: --cluster needs Ray: pip install 'riad-anomalib[cluster]' ({error})", file=sys.stderr)
+        say(f"error: --cluster needs Ray: pip install 'riad-anomalib[cluster]' ({error})", is_error=True)
         return ERROR
     try:
-        problem, is_all = cluster.main(arguments, interrupted)
+        problem, is_all = cluster.main(arguments, asked)
     except ValueError as error:
         problem = str(error)
     if problem:
-        print(f"error: {problem}", file=sys.stderr)
+        say(f"error: {problem}", is_error=True)
         return ERROR
-    return INTERRUPTED if interrupted.is_set() else int(not is_all)
+    return asked.status or int(not is_all)
 
 
-def _on_this_machine(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, interrupted: threading.Event
-) -> int:
+def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namespace, asked: Ending) -> int:
     with ExitStack() as files:
         try:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
             threshold = _threshold(arguments)
-            table, report = _output(parser, arguments, threshold)
+            output = _output(parser, arguments, threshold)
         except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", is_error=True)
             return ERROR
 
-        files.enter_context(table or nullcontext())
+        if output:
+            files.callback(output.table.close)
 
         def is_wanted(_: object = None) -> bool:
-            return not (interrupted.is_set() or (window and not window.is_open))
+            return not (asked.is_set() or (window and not window.is_open))
 
         summary = Summary()
-        skip = partial(summary.skip, table=table, scores=1 + (arguments.past_frames > 1))
+        skip = partial(summary.skip, output=output, scores=1 + (arguments.past_frames > 1))
         read: deque[str] = deque()
         frames = noted(takewhile(is_wanted, timed(summary.until_it_fails(source), summary.seconds, "reading")), read)
         images = usable(frames, model.input(0).partial_shape, skip)
@@ -250,36 +229,37 @@ def _on_this_machine(
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):
-                summary.undrawn += not present(result, table, report, window)
+                summary.undrawn += not present(result, output, window)
                 summary.frames += 1
                 summary.anomalous += result.pred_label
             problem = summary.problem
-            if window and window.is_lost:
+            if window and window.is_lost and not asked.is_set():  # a signal may be for its process too
                 problem = "the window is gone, perhaps with its display: use --output instead"
         except (OSError, RuntimeError, MemoryError, cv2.error) as error:
             problem = reason(error)
         summary.seconds["total"] = time.perf_counter() - start
-        problem = _write(report, summary, problem, is_cut_short=not is_wanted())
+        problem = _write(output, summary, problem, is_cut_short=not is_wanted())
         if problem:
-            print(f"error: stopped after {summary.frames} frames: {problem}", file=sys.stderr)
-        try:
-            print(summary, flush=True)
-        except OSError:  # such as a pipe that head has closed
-            print(summary, file=sys.stderr)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it exits
+            say(f"error: stopped after {summary.frames} frames: {problem}", is_error=True)
+        say(str(summary))
         if problem:
             return ERROR
         while window and summary.frames and is_wanted():  # the last picture stays
             time.sleep(0.02)
-        return INTERRUPTED if interrupted.is_set() else int(bool(summary.skipped or summary.undrawn))
+        return asked.status or int(bool(summary.skipped or summary.undrawn))
 
 
 def main(argv: Sequence[str]) -> int:
     """Inspect pictures from the command line and return the exit status."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    # Alone, it means all, as it did before it took a word; argparse would take the next one.
+    words = [
+        f"{word}=all" if word == "--overlays" and following not in OVERLAYS else word
+        for word, following in zip(argv, [*argv[1:], ""], strict=True)
+    ]
+    arguments = parser.parse_args(words)
     cv2.utils.logging.setLogLevel(0)  # of files that OpenCV cannot read, usable tells
-    with _interruptible() as interrupted:
+    with ending() as asked:
         if arguments.cluster:
-            return _on_a_cluster(arguments, interrupted)
-        return _on_this_machine(parser, arguments, interrupted)
+            return _on_a_cluster(arguments, asked)
+        return _on_this_machine(parser, arguments, asked)

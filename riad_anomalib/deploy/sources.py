@@ -15,6 +15,7 @@ import PIL.ExifTags
 import PIL.Image
 
 from riad_anomalib.report import Image, in_order
+from riad_anomalib.report.names import name_of
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """The files that anomalib reads as images."""
@@ -139,11 +140,6 @@ def no_images(source: str) -> str:
     return f"no images in {source}: it needs files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 
-def printable(path: str) -> str:
-    """Return a path as a name; in another encoding than the system's it has surrogates, which cannot be printed."""
-    return path.encode(errors="replace").decode()
-
-
 def _is_garbled(image: PIL.Image.Image) -> bool:
     """Tell whether Pillow maps a file into memory by the sides that its picture has once it is turned (Pillow 13)."""
     is_on_its_side = image.format == "TIFF" and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) > TURNED
@@ -189,7 +185,7 @@ def decoded(data: bytes) -> Image | str:
 
 
 def _frame(path: Path, folder: Path, problem: str = "") -> Frame:
-    name = printable(path.relative_to(folder).as_posix())
+    name = name_of(path.relative_to(folder).as_posix())
     try:
         return name, problem or decoded(path.read_bytes())
     except OSError as error:

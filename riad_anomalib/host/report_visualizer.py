@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riad_anomalib.report import Image, Report
+from riad_anomalib.report.names import apart, name_of
 
 from .loaders import datasets
 from .processes import gathered
-from .visualizer import frame_paths, frames_as_images, output_file
+from .visualizer import frame_paths, frames_as_images, output_path
 
 
 class ReportVisualizer(Visualizer):
@@ -52,7 +53,6 @@ class ReportVisualizer(Visualizer):
                 raise ValueError(msg)
             if not trainer.is_global_zero:
                 folder = folder / f"process_{trainer.global_rank}"
-        self._paths = []
         self._report = Report(
             folder,
             f"{'Prediction' if trainer.predicting else 'Test'}: {' '.join(name for name in names if name)}",
@@ -84,11 +84,9 @@ class ReportVisualizer(Visualizer):
                     "post-processor on, or use anomalib's ImageVisualizer"
                 )
                 raise ValueError(msg)
-            place = len(self._paths) * trainer.world_size + trainer.global_rank  # where samplers deal out in turn
-            self._paths.append(path or f"{place:06}")
-            name = output_file(trainer, self._paths[-1], Path(), mkdir=False)
+            place = len(self._report.rows) * trainer.world_size + trainer.global_rank  # samplers deal out in turn
             truth = None if item.gt_label is None else bool(item.gt_label)
-            self._report.add(name.as_posix(), float(item.pred_score), bool(item.pred_label), truth)
+            self._report.add(path or f"{place:06}", float(item.pred_score), bool(item.pred_label), truth)
             anomaly_map = item.anomaly_map.float().squeeze().cpu().numpy()
             pred_mask = np.zeros(anomaly_map.shape, np.bool_) if item.pred_mask is None else _mask(item.pred_mask)
             gt_mask = _mask(item.gt_mask) if truth and item.gt_mask is not None else None
@@ -107,15 +105,16 @@ class ReportVisualizer(Visualizer):
         report, self._report = self._report, None
         if report is None:
             return
-        rows = gathered(trainer, (self._paths, report))
+        reports = gathered(trainer, report)
         if trainer.is_global_zero:
-            known = set(self._paths)
-            for paths, other in rows[1:]:
-                for number, path in enumerate(paths):
-                    if path not in known:  # samplers deal out some a second time, so that every process has as many
+            known = {row.name for row in report.rows}
+            for other in reports[1:]:
+                for number, row in enumerate(other.rows):
+                    if row.name not in known:  # samplers deal out some a second time, so that each has as many
                         report.adopt(other, number)
-                        known.add(path)
+                        known.add(row.name)
                 shutil.rmtree(other.folder)
+            name_rows(trainer, report)
             report.write()
 
     on_predict_end = on_test_end
@@ -131,9 +130,17 @@ class ReportVisualizer(Visualizer):
         if trainer.world_size > 1:  # the others may be gone: nothing waits for them
             report.notes.append(f"These are the pictures of the first of {trainer.world_size} processes.")
         if trainer.is_global_zero:
+            name_rows(trainer, report)
             report.write()
         else:
             shutil.rmtree(report.folder)
+
+
+def name_rows(trainer: Trainer, report: Report) -> None:
+    """Give the pictures of a report, which have their paths for names, names as short as tells them apart."""
+    names = apart({row.name: output_path(trainer, row.name) for row in report.rows})
+    for row in report.rows:
+        row.name = name_of(names[row.name])
 
 
 def _is_cropped(trainer: Trainer, pl_module: Any) -> bool:  # noqa: ANN401

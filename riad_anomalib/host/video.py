@@ -6,6 +6,7 @@ export, scores a frame alone.
 
 import logging
 from collections import ChainMap, defaultdict
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from torchmetrics.functional.classification import binary_auroc
 
 from riad_anomalib.components.arguments import whole_number
 from riad_anomalib.report import in_order
+from riad_anomalib.report.names import apart, name_of
 
 from .loaders import datasets, parts
 from .processes import gathered
 
 logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 _CLIPS = 5
 """Dimensions of a batch of clips, (N, T, C, H, W); clips of one frame come as (N, C, H, W)."""
@@ -197,6 +201,20 @@ def target_frame(trainer: Trainer) -> VideoTargetFrame:
     return targets.pop() if targets else VideoTargetFrame.LAST
 
 
+def video_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return the names of videos by their paths: those of their files without ending, or of their folders of frames.
+
+    Where two videos have one name, both get more of their paths.
+    """
+    return apart({path: name_of(without_suffix(Path(path).name)) for path in paths})
+
+
+def without_suffix(name: str) -> str:
+    """Return a video's name without its ending; what follows a dot in the name of a folder is none."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
+
+
 class FrameScores:
     """The scores of an evaluation's frames by video and number: none is scored twice, and each joins the next ones'.
 
@@ -285,9 +303,9 @@ class FrameScores:
         videos: dict[str, list[tuple[float, bool]]] = defaultdict(list)
         for (video, _), pair in sorted(ChainMap(*found).items()):
             videos[video].append(pair)
-        values = {}
+        values, names = {}, video_names(videos)
         for video, pairs in videos.items():
             scores, labels = torch.tensor(pairs, dtype=torch.float64).T
             if 0 < labels.mean() < 1:
-                values[Path(video).stem] = binary_auroc(scores, labels.long()).item()
+                values[names[video]] = binary_auroc(scores, labels.long()).item()
         return values

@@ -29,6 +29,7 @@ from pyarrow import parquet  # noqa: E402
 from riad_anomalib.deploy import cluster  # noqa: E402
 from riad_anomalib.deploy.cluster import driver  # noqa: E402
 from riad_anomalib.deploy.cluster import table as parts  # noqa: E402
+from riad_anomalib.deploy.cluster.inspector import Overlaid  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_used_is_a_row_with_a_reason(tmp_path: Path) -> None:
     size = "is (40, 56, 3), the model takes [1,3,8,8]: resize it"
     damaged = "cannot be read: it is damaged, no image"
     for given, expected in {
-        source: {"other size.png": size, "text.png": damaged, "empty.png": damaged, "latin ?.png": damaged},
+        source: {"other size.png": size, "text.png": damaged, "empty.png": damaged, r"latin \xe4.png": damaged},
         listed: {
             "source/other size.png": size,
             f"{source}/text.png": damaged,
@@ -297,11 +298,37 @@ def test_uris_in_a_list_are_names(tmp_path: Path) -> None:
     assert found == {"file:///a/b.png": "/a/b.png", "file:///c.png": "/c.png"}
 
 
-def test_no_name_leads_out_of_the_overlays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "list.txt").write_text("../../a.png\na.png\n")
-    options = ("--cluster", "local", "--overlays", "--output", tmp_path / "output")
-    assert run(exported, tmp_path / "list.txt", *options) == 2
-    assert "has paths that differ only by ..: their overlays would be one" in capsys.readouterr().err
+def test_no_name_leads_out_of_the_overlays_or_to_those_of_another(tmp_path: Path) -> None:
+    names = ["../../a.png", "a.png", "A.png", "/a.png", "s3://b/a.png"]
+    overlaid = Overlaid.of(names, cluster.Place.of(str(tmp_path)), "anomalous")
+    assert overlaid is not None
+    made: Any = (np.zeros(()),) * 2
+    places = [overlaid.place(deploy.Result(name, made[0], 1.0, True, *made)) for name in names]
+    assert [place.path.removeprefix(f"{tmp_path}/").partition("%~")[0] for place in places if place] == [
+        ".%x2e/.%x2e/a.png.jpg",
+        "a.png.jpg",
+        "A.png",
+        "%x2f/a.png.jpg",
+        "s3%x3a/%x2f/b/a.png.jpg",
+    ]
+    assert overlaid.place(deploy.Result("a.png", made[0], 0.0, False, *made)) is None
+    assert Overlaid.of(names, cluster.Place.of(str(tmp_path)), "none") is None
+
+
+def test_a_schedulers_signal_leaves_what_was_done(
+    nodes: Any, exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cluster.Table.add
+
+    def add_and_ask(self: cluster.Table, block: Any) -> None:
+        add(self, block)
+        if self.pictures == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cluster.Table, "add", add_and_ask)
+    assert run(exported, pictures, "--cluster", nodes.address, "--output", tmp_path / "output") == 143
+    assert len(table(tmp_path / "output")) >= 1
+    assert not (tmp_path / "output/results/_SUCCESS").exists()
 
 
 def test_results_go_into_parts_that_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,12 +361,18 @@ def test_a_watched_actor_gives_the_same_rows_and_notes_what_they_took(
     assert 50 < mib < 5000
 
 
-@pytest.mark.parametrize("option", [("--overlays",), ("--cores", 2)])
-def test_options_of_the_cluster_are_refused_without_it(
-    option: tuple[object, ...], exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--overlays",), "error: --overlays is for the report: give --output too"),
+        (("--cores", 2), "error: --cores is for --cluster: leave it out"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    option: tuple[object, ...], message: str, exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(exported, pictures, *option) == 2
-    assert "error: --overlays and --cores are for --cluster: leave them out" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_ray_one_line_says_what_to_install(

@@ -131,8 +131,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-X", "importtime", "-m", "riad_anomalib.deploy", *map(str, arguments)]
 
 
-@pytest.mark.parametrize("mode", ["latency", "throughput"])
-def test_ctrl_c_finishes_what_was_begun(mode: str, exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "asked"), [("latency", signal.SIGINT), ("throughput", signal.SIGTERM)])
+def test_ctrl_c_or_a_schedulers_signal_finishes_what_was_begun(
+    mode: str, asked: signal.Signals, exported: Path, tmp_path: Path
+) -> None:
     long = write_video(tmp_path / "long.avi", 1000)
     output = tmp_path / "output"
     with subprocess.Popen(
@@ -144,9 +146,9 @@ def test_ctrl_c_finishes_what_was_begun(mode: str, exported: Path, tmp_path: Pat
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         assert len(rows(output)) >= 2  # already: whatever happens now, they are safe
-        process.send_signal(signal.SIGINT)
+        process.send_signal(asked)
         lines += process.stdout.readlines()
-    assert process.returncode == 130
+    assert process.returncode == 128 + asked
     *results, numbers, shares = lines
     assert 3 <= len(results) < 1000
     assert [row["name"] for row in rows(output)] == [line.split()[0] for line in results]

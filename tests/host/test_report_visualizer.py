@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from riad_anomalib import ReportVisualizer
 from riad_anomalib.host import report_visualizer
+from riad_anomalib.report import Report
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The ", ".*isinstance.treespec", "'pin_memory'")
@@ -97,6 +99,15 @@ def test_every_frame_of_a_video_is_a_picture_with_its_averaged_score(footage: Pa
 
 def frame_file(footage: Path) -> Path:
     return sorted((footage / "Test/Test002").glob("*.tif"))[20 - 13]
+
+
+def test_pictures_of_the_same_name_in_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    report = Report(tmp_path, "x", "x")
+    for path in ("/d/line1/cam/0.png", "/d/line2/cam/0.png", "/d/line2/cam/1\n.png"):
+        report.add(path, 0.5, False)
+    trainer: Any = SimpleNamespace(datamodule=None)
+    report_visualizer.name_rows(trainer, report)
+    assert [row.name for row in report.rows] == ["line1/cam/0.png", "line2/cam/0.png", r"cam/1\x0a.png"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -109,6 +109,10 @@ def test_auroc_of_the_videos_that_have_both_kinds_of_frames() -> None:
     averages(scores, [0, 1], [1.0, 3.0], video="all.avi", labels=[1, 1])
     averages(scores, [0, 1], [1.0, 3.0], video="some/b.avi", labels=[0, 1])
     assert scores.aurocs() == {"clip": 0.75, "b": 1.0}
+    averages(scores, [0, 1], [3.0, 1.0], video="other/b.avi", labels=[0, 1])
+    averages(scores, [0, 1], [1.0, 3.0], video="Test/10.30", labels=[0, 1])
+    averages(scores, [0, 1], [3.0, 1.0], video="Test/10.45", labels=[0, 1])
+    assert scores.aurocs() == {"clip": 0.75, "some/b.avi": 1.0, "other/b.avi": 0.0, "10.30": 1.0, "10.45": 0.0}
 
 
 def test_several_processes_are_refused_unless_nothing_is_averaged() -> None:

@@ -1,10 +1,9 @@
 """The run: connects to the cluster, hands out blocks of pictures, takes in their results."""
 
-# ruff: noqa: T201  # a command prints
-
 import argparse
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -19,9 +18,10 @@ from pyarrow import compute
 from pyarrow.fs import FileType
 from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
+from riad_anomalib.deploy.endings import say
 from riad_anomalib.deploy.inference import model_files, read_model, reason
 
-from .inspector import Attempts, Inspector, overlay_name
+from .inspector import Attempts, Inspector, Overlaid
 from .pictures import find_pictures
 from .places import Place
 from .table import Table
@@ -45,7 +45,10 @@ def connected(address: str) -> Iterator[None]:
     try:
         if port.isdecimal() and "://" not in address:  # Ray would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own ends this process at once
     except (OSError, RuntimeError, ValueError) as error:
         msg = f"no Ray cluster at {address}: start one with ray start, or say local for this machine ({reason(error)})"
         raise ValueError(msg) from error
@@ -95,7 +98,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(msg)
 
 
-def _new(output: str, source: str) -> Place:
+def _new(output: str, source: str, overlays: str) -> Place:
     """Return where results will go.
 
     Raises:
@@ -105,9 +108,10 @@ def _new(output: str, source: str) -> Place:
     if f"{place.path}/".startswith(f"{Place.of(source).path}/"):
         msg = f"output {output} lies in the source, where the next run would take overlays for pictures: move it"
         raise ValueError(msg)
-    if (place / "results").kind is not FileType.NotFound:
-        msg = f"output {output} has results already: give another folder"
-        raise ValueError(msg)
+    for name in ["results", *["overlays"] * (overlays != "none")]:
+        if (place / name).kind is not FileType.NotFound:
+            msg = f"output {output} has {name} already: give another folder"
+            raise ValueError(msg)
     return place
 
 
@@ -155,10 +159,8 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
     """
     _check(arguments)
     files, pictures, problems = find_pictures(arguments.source)
-    output = _new(arguments.output, arguments.source)
-    if arguments.overlays and len({*map(overlay_name, pictures)}) < len(pictures):
-        msg = f"list {arguments.source} has paths that differ only by ..: their overlays would be one, write them out"
-        raise ValueError(msg)
+    which = arguments.overlays or "none"
+    output = _new(arguments.output, arguments.source, which)
     read_model(arguments.model, openvino.Core())
     folder = arguments.model.parent
     model = {file.relative_to(folder).as_posix(): file.read_bytes() for file in model_files(arguments.model)}
@@ -173,7 +175,7 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
             raise ValueError(msg) from error
         table = Table(output / "results")
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-        overlays = output / "overlays" if arguments.overlays else None
+        overlays = Overlaid.of(pictures, output / "overlays", which)
         inspector = model, files, overlays, arguments.threshold, options, attempts
         problem = ""
         try:
@@ -202,5 +204,5 @@ def main(arguments: argparse.Namespace, interrupted: threading.Event) -> tuple[s
     if problem:
         problem = f"stopped after {table.pictures + table.skipped} pictures: {problem}"
     seconds = time.perf_counter() - start
-    print(f"{table}; {(table.pictures + table.skipped) / seconds:.1f} pictures/s in {seconds:.1f} s", flush=True)
+    say(f"{table}; {(table.pictures + table.skipped) / seconds:.1f} pictures/s in {seconds:.1f} s")
     return problem, not (table.skipped or table.undrawn)

@@ -1,11 +1,11 @@
 """What an actor does with a block of pictures."""
 
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from riad_anomalib.deploy.inference import Result, infer, infer_requests, judged
 from riad_anomalib.deploy.output import draw, ends_all
 from riad_anomalib.deploy.sources import NO_MEMORY, Frame, decoded
 from riad_anomalib.report import jpeg
+from riad_anomalib.report.names import Overlays, file_of
 
 from .places import Place
 from .table import COLUMNS
@@ -49,13 +50,44 @@ class Attempts:
         del self._begun[what]
 
 
+@dataclass(frozen=True)
+class Overlaid:
+    """Where overlays go, and of which pictures there are some."""
+
+    folder: Place
+    anomalous_alone: bool
+    others: dict[str, str]
+    """Where those go whose path :func:`file_of` gives to another picture too."""
+
+    @classmethod
+    def of(cls, pictures: Iterable[str], folder: Place, which: str) -> "Overlaid | None":
+        """Find out where the overlays of pictures by these names go.
+
+        Args:
+            pictures: All of them: actors see blocks alone.
+            folder: The folder of overlays.
+            which: One of :data:`riad_anomalib.deploy.output.OVERLAYS`.
+        """
+        if which == "none":
+            return None
+        overlays = Overlays()
+        others = {name: path for name in pictures if (path := overlays.of(name)) != file_of(name)}
+        return cls(folder, which == "anomalous", others)
+
+    def place(self, result: Result) -> Place | None:
+        """Return where the overlay of a picture goes, None if there is to be none."""
+        if self.anomalous_alone and not result.pred_label:
+            return None
+        return self.folder / (self.others.get(result.name) or file_of(result.name))
+
+
 class Inspector:
     """What an actor does: inspects blocks of pictures with a model that it compiles once.
 
     Args:
         model: The files of the model by their paths in its folder; the first is the one to load.
         files: The file system of the pictures.
-        overlays: The folder of overlays, None for none.
+        overlays: Where overlays go, None for none.
         threshold: The user's own threshold, None for the model's verdicts.
         options: What :func:`load_model` takes.
         attempts: The actor :class:`Attempts`, None for no memory of what was begun.
@@ -65,7 +97,7 @@ class Inspector:
         self,
         model: dict[str, bytes],
         files: FileSystem,
-        overlays: Place | None,
+        overlays: Overlaid | None,
         threshold: float | None,
         options: dict[str, Any],
         attempts: Any = None,  # noqa: ANN401
@@ -161,16 +193,11 @@ class Inspector:
 
     def _draw(self, result: Result) -> str | None:
         """Write the picture's overlay if that is asked for, and return why there is none."""
-        if self.overlays:
+        if self.overlays and (place := self.overlays.place(result)):
             try:
-                (self.overlays / overlay_name(result.name)).write(jpeg(draw(result)))
+                place.write(jpeg(draw(result)))
             except (OSError, MemoryError, pa.ArrowException, cv2.error) as error:
                 if ends_all(error):
                     raise
                 return f"not drawn: {reason(error)}"
         return None
-
-
-def overlay_name(name: str) -> str:
-    """Return where a picture's overlay lies in the folder of overlays, of which no name leads out."""
-    return posixpath.normpath(f"/{name.replace('://', '/')}.jpg").lstrip("/")

@@ -7,7 +7,8 @@ from pathlib import Path
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from riad_anomalib.deploy.inference import reason
-from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images, other_kind, printable
+from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images, other_kind
+from riad_anomalib.report.names import name_of
 
 from .places import Place
 
@@ -28,8 +29,9 @@ def find_pictures(source: str) -> tuple[FileSystem, dict[str, str], dict[str, st
             files, found = place.files, list(_folder(place))
         elif place.kind is FileType.File and source.lower().endswith(".txt"):
             # Names in other encodings are bytes to Linux.
-            lines = place.read().decode("utf-8-sig", "surrogateescape").splitlines()
-            files, found = _listed(source, place, [line.strip() for line in lines if line.strip()])
+            text = place.read().decode("utf-8-sig", "surrogateescape")
+            lines = [line.strip(" \t\r") for line in text.split("\n")]  # other ends of lines may be in names
+            files, found = _listed(source, place, [line for line in lines if line])
         else:
             msg = f"source {source} is neither a folder nor a list that ends in .txt: --cluster takes one, or its URI"
             raise ValueError(msg)
@@ -49,7 +51,7 @@ def _folder(folder: Place) -> Iterator[tuple[str, str, str]]:
     if isinstance(folder.files, LocalFileSystem):
         root = Path(folder.path)
         for file, problem in image_files(root).items():
-            yield printable(file.relative_to(root).as_posix()), str(file), problem
+            yield name_of(file.relative_to(root).as_posix()), str(file), problem
         return
     found = [
         (file.path, other_kind(_suffix(file.path)))
@@ -59,7 +61,7 @@ def _folder(folder: Place) -> Iterator[tuple[str, str, str]]:
     pictures = [(path, problem) for path, problem in found if problem or _suffix(path) in IMAGE_SUFFIXES]
     if not pictures:
         raise ValueError(no_images(folder.path))
-    yield from ((posixpath.relpath(path, folder.path), path, problem) for path, problem in sorted(pictures))
+    yield from ((name_of(posixpath.relpath(path, folder.path)), path, problem) for path, problem in sorted(pictures))
 
 
 def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, list[tuple[str, str, str]]]:
@@ -80,7 +82,7 @@ def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, li
         if not line.startswith(start) or ("://" in line and not start):
             msg = f"list {source}: {line} is on another file system than {lines[0]}: make a list for each"
             raise ValueError(msg)
-        name = printable(line)
+        name = name_of(line)
         if name in pictures:
             msg = f"list {source} has {name} twice: leave one of them"
             raise ValueError(msg)
