@@ -1,11 +1,9 @@
-from typing import Any
-
 import pytest
 import torch
+from half_precision import HalfPrecisionRuntime
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib.components.resize import AntialiasedResize
@@ -39,20 +37,6 @@ def test_mixed_precision_does_not_reach_it() -> None:
     expected = resize(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(resize(image), expected)
-
-
-class HalfPrecisionRuntime(TorchDispatchMode):
-    """Round every result of a computation in floating point, as a runtime does that runs exports in half precision."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self.dtype = dtype
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        result = func(*args, **(kwargs or {}))
-        is_float = isinstance(result, Tensor) and result.dtype == torch.float32
-        return result.to(self.dtype).float() if is_float else result
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
