@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
-def _triangle(lacking: Tensor, reach: Any) -> Tensor:  # noqa: ANN401
+def _triangle(lacking: Tensor, reach: Tensor) -> Tensor:
     """Return 1 - x, with x the distance in units of the reach and ``lacking`` what it lacks of one."""
     return lacking.clamp(min=0) / reach
 
 
-def _cubic(lacking: Tensor, reach: Any) -> Tensor:  # noqa: ANN401
+def _cubic(lacking: Tensor, reach: Tensor) -> Tensor:
     """Return the cubic convolution of Keys with a = -1/2, which antialiased bicubic resizing has.
 
     1 - 5/2 x^2 + 3/2 x^3 below 1 and 2 - 4 x + 5/2 x^2 - 1/2 x^3 below 2, in factors: their zeros are exact.
@@ -22,7 +22,7 @@ def _cubic(lacking: Tensor, reach: Any) -> Tensor:  # noqa: ANN401
     return to_one * torch.where(lacking > 0, 1 + x - 1.5 * x.square(), to_two.square() / 2)
 
 
-KERNELS: dict[str, Callable[[Tensor, Any], Tensor]] = {"bilinear": _triangle, "bicubic": _cubic}
+KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bilinear": _triangle, "bicubic": _cubic}
 """Shapes of a pixel's weights by the name that torchvision gives the interpolation."""
 
 

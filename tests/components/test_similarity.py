@@ -141,7 +141,8 @@ def test_an_image_differs_from_itself_by_nothing(difference_map: Compare, pair: 
 
 
 def test_loss_and_map_are_the_ssim_of_kornia(difficult: tuple[Tensor, Tensor]) -> None:
-    exact = 1 - ssim(*(image.double() for image in difficult), window_size=11, max_val=1.0, eps=0.0)
+    image, reconstruction = (x.double() for x in difficult)
+    exact = 1 - ssim(image, reconstruction, window_size=11, max_val=1.0, eps=0.0)
     torch.testing.assert_close(one_minus_ssim(*difficult).double(), exact.mean(dim=1, keepdim=True), atol=2e-6, rtol=0)
     torch.testing.assert_close(1 - ssim_per_channel(*difficult).double(), exact, atol=2e-4, rtol=0)
 
