@@ -90,8 +90,8 @@ def _one_minus_ssim_per_channel(image: Tensor, reconstruction: Tensor, moments: 
     where window and window agree, in every precision; and there are four moments instead of five.
     """
     # The sum is shifted to around 0 and then to where it was: float32 has twice the steps there.
-    moments_of_both = moments(torch.cat([image + reconstruction - 1, image - reconstruction]))
-    (mean_sum, mean_difference), (sum_variance, difference_variance) = (moment.chunk(2) for moment in moments_of_both)
+    mean_sum, sum_variance = moments(image + reconstruction - 1)
+    mean_difference, difference_variance = moments(image - reconstruction)
     squared_means = ((mean_sum + 1).square() + mean_difference.square()) / 2  # m^2 + n^2
     variances = (sum_variance + difference_variance) / 2  # v + w
     brightness = mean_difference.square() / (squared_means + _C1)
