@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
 import yaml
 from anomalib.data import Folder, ImageBatch
 from anomalib.data.utils import read_image
-from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
 from anomalib.models.components import AnomalibModule
@@ -32,16 +30,6 @@ from riad_anomalib.registry import alias
 def engine(tmp_path: Path, **arguments: Any) -> Engine:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     return Engine(default_root_dir=tmp_path / "results", **{**quiet, **arguments})
-
-
-def quantized(model: Path) -> set[str]:
-    """Return the types of operations that 8-bit values go into."""
-    return {
-        target.get_node().get_type_name()
-        for operation in openvino.Core().read_model(model).get_ops()
-        if operation.get_type_name() == "FakeQuantize"
-        for target in operation.output(0).get_target_inputs()
-    }
 
 
 class Record(Callback):
@@ -304,28 +292,3 @@ class EngineContract(Contract):
             predictions: Any = run.predict(model, data_path=path)
             assert torch.isfinite(predictions[0].anomaly_map).all(), path
             assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-    @pytest.mark.filterwarnings("ignore")  # torch.onnx, OpenVINO and NNCF about themselves
-    def test_quantizing_takes_the_network_alone_and_keeps_the_scores(
-        self,
-        folder: Folder,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        run, model, checkpoint = self.trained(folder, tmp_path, calibration="pixel")
-        exported = run.export(
-            self.model_class(),  # the checkpoint says what the model is
-            export_type="openvino",
-            export_root=tmp_path,
-            compression_type="int8_ptq",  # type: ignore[arg-type]  # as YAML and command line give it
-            datamodule=folder,
-            ckpt_path=checkpoint,
-        )
-        assert exported is not None
-        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
-        monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache
-        inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
-        for path in sorted(Path(folder.root, "images").rglob("*.png")):  # type: ignore[arg-type]
-            with torch.no_grad():
-                expected = model.eval()(torch.as_tensor(read_image(path, as_tensor=True))[None])
-            assert inferencer.predict(path).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -27,7 +28,7 @@ from riad_anomalib.registry import public_path
 from . import checkpoints, length, pre_processing, video
 from .loaders import BatchCheck, check_validation, with_augmentations
 from .normal_images import normal_images, normal_statistics, warn_of_lost_range
-from .quantization import quantize, quantize_with_accuracy_control
+from .quantization import compress_weights, halve_weights, quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
 if TYPE_CHECKING:
@@ -298,10 +299,34 @@ class HostMixin(Module):
         """Export to ONNX, on the way to OpenVINO too, quietly and with an opset that torch needs not convert to.
 
         Raises:
-            ValueError: If the model has no thresholds.
+            ValueError: If the model has no thresholds, or images are resized to a size that depends on their own.
         """
         self._check_thresholds()
+        pre_processing.check_export(self.pre_processor)
         return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        *args: Any,  # noqa: ANN401  # as anomalib
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to OpenVINO; in ``FP16`` the network's weights alone, where anomalib would halve every constant."""
+        if compression_type != CompressionType.FP16:
+            return super().to_openvino(export_root, model_file_name, input_size, compression_type, *args, **kwargs)
+        import openvino  # noqa: PLC0415
+
+        with TemporaryDirectory() as folder:
+            whole = super().to_openvino(folder, model_file_name, input_size, None, *args, **kwargs)
+            file = Path(export_root) / whole.relative_to(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            core = openvino.Core()
+            core.set_property({"ENABLE_MMAP": False})  # Windows does not delete a file that is mapped
+            openvino.save_model(halve_weights(core.read_model(whole)), file, compress_to_fp16=False)
+        return file
 
     def _check_thresholds(self) -> None:
         """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
@@ -325,7 +350,9 @@ class HostMixin(Module):
         task: TaskType | None = None,
         max_drop: float = 0.01,
     ) -> "openvino.Model":
-        """Quantize the network alone, with ranges from normal training images; anomalib would take everything."""
+        """Compress the network alone, with ranges from normal training images; anomalib would take everything."""
+        if compression_type == CompressionType.INT8:
+            return compress_weights(model)
         if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             return super()._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
         if datamodule is None:

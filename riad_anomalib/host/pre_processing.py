@@ -10,6 +10,13 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize
 from riad_anomalib.components.arguments import whole_number
 from riad_anomalib.components.resize import AntialiasedResize
 
+# torchvision takes names (which its transforms hold since 0.29), its own modes and Pillow's numbers.
+_KERNELS: dict[Any, str] = {
+    key: kernel
+    for kernel, number in (("bilinear", 2), ("bicubic", 3))
+    for key in (kernel, InterpolationMode(kernel), number)
+}
+
 RANGE_TOLERANCE = 1e-3
 """How far a black or white image may leave [0, 1] in pre-processing: a quarter of a grey level, for rounding.
 
@@ -107,11 +114,35 @@ def _with_antialiasing(exportable: Any, transform: Any) -> Any:  # noqa: ANN401
     if isinstance(transform, Compose):
         pairs = zip(exportable.transforms, transform.transforms, strict=True)
         return Compose([_with_antialiasing(*pair) for pair in pairs])
-    if (
-        isinstance(transform, Resize)
-        and transform.antialias
-        and transform.interpolation in {"bilinear", InterpolationMode.BILINEAR}  # the former since torchvision 0.29
-        and len(transform.size) == 2  # noqa: PLR2004
-    ):
-        return AntialiasedResize((transform.size[0], transform.size[1]))
-    return exportable
+    if not _averages(transform):
+        return exportable
+    if _depends_on_the_image(transform):
+        return transform  # torch resizes as in the engine; check_export refuses the rest
+    return AntialiasedResize((transform.size[0], transform.size[1]), _KERNELS[transform.interpolation])
+
+
+def _averages(transform: Any) -> bool:  # noqa: ANN401
+    return isinstance(transform, Resize) and bool(transform.antialias) and transform.interpolation in _KERNELS
+
+
+def _depends_on_the_image(transform: Resize) -> bool:
+    return transform.size is None or len(transform.size) != 2  # noqa: PLR2004
+
+
+def check_export(pre_processor: Any) -> None:  # noqa: ANN401
+    """Refuse to export a resizing that a graph for images of any size cannot hold, before any time is spent.
+
+    Raises:
+        ValueError: If a ``Resize`` keeps the proportions of images.
+    """
+    pending = [getattr(pre_processor, "export_transform", None)]
+    while pending:
+        transform = pending.pop()
+        if isinstance(transform, Compose):
+            pending.extend(transform.transforms)
+        elif isinstance(transform, Resize) and _depends_on_the_image(transform):
+            msg = (
+                f"the pre-processor's {transform} makes a size that depends on the image, which an exported graph "
+                "cannot: give height and width, for example Resize((256, 256)), and train with that"
+            )
+            raise ValueError(msg)

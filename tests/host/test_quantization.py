@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from engine_contract import quantized
 from lightning.pytorch import seed_everything
+from model_contract import quantized
 from PIL import Image
 
 from riad_anomalib import Riad
@@ -115,10 +116,15 @@ def test_every_compression_exports_from_a_checkpoint_and_keeps_the_verdicts(
     labels = torch.tensor([bool(prediction.pred_label.item()) for prediction in predictions])
     assert set(expected.pred_label[clear].tolist()) == {True, False}
     assert torch.equal(labels[clear], expected.pred_label[clear])
+    graph = openvino.Core().read_model(exported)
     if compression == "int8_ptq":
-        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        assert {"Convolution"} <= quantized(graph) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
     else:
-        assert not quantized(exported)
+        assert not quantized(graph)
+    if compression == "fp16":
+        weights = [op for op in graph.get_ops() if op.get_output_element_type(0) == openvino.Type.f16]
+        assert len(weights) > 10
+        assert all(op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 4 for op in weights)
 
 
 def test_both_inferencers_agree_on_a_path_a_pil_image_and_an_array(

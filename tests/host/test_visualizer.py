@@ -76,7 +76,7 @@ def test_what_was_scored_before_a_video_breaks_off_is_kept(
 
 
 def test_what_has_the_same_name_has_files_of_its_own(tmp_path: Path) -> None:
-    trainer: Any = SimpleNamespace(datamodule=None, default_root_dir=tmp_path)
+    trainer: Any = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, world_size=1, is_global_zero=True)
     files = OutputFiles()
     paths = ["/d/line1/cam/0.png", "/d/line2/cam/0.png", "/d/line2/cam/../cam/0.png", "/d/line1/cam/0.png"]
     found = [files.of(trainer, path, tmp_path).relative_to(tmp_path).as_posix() for path in paths]

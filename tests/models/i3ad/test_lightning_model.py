@@ -1,4 +1,5 @@
 import csv
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from riad_anomalib.host import normal_images
 class TestI3ad(ModelContract, EngineContract):
     model_class = I3ad
     size = (32, 48)
+    scorings = tuple(product(("ssim", "squared"), ("none", "pixel")))
     rounding = 1e-4  # it goes through the network again and again
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),

@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from riad_anomalib import Riad
 class TestRiad(ModelContract, EngineContract):
     model_class = Riad
     size = (32, 48)
+    scorings = tuple(product(("msgms", "msgms_grey", "ssim", "absolute"), ("none", "pixel")))
+    reconstructs = "reconstructions"
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),
         "region_sizes": (2, 8),

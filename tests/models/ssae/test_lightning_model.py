@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from riad_anomalib.models.ssae import lightning_model
 class TestSsae(ModelContract, EngineContract):
     model_class = Ssae
     size = (32, 48)
+    scorings = tuple(product(("squared", "ssim"), ("none", "pixel", "avgmap")))
+    reconstructs = "reconstructions"
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),
         "base_width": 8,
