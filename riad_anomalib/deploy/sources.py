@@ -143,7 +143,7 @@ def no_images(source: str) -> str:
 def _is_garbled(image: PIL.Image.Image) -> bool:
     """Tell whether Pillow maps a file into memory by the sides that its picture has once it is turned (Pillow 13)."""
     is_on_its_side = image.format == "TIFF" and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) > TURNED
-    tiles = getattr(image, "tile", ())
+    tiles: list[tuple[object, ...]] = [*getattr(image, "tile", ())]
     return is_on_its_side and image.mode in MAPPED and len(tiles) == 1 and tiles[0][0] == "raw"
 
 

@@ -243,28 +243,24 @@ def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path
         cluster.find_pictures(given)
 
 
-class Deadly(cluster.Inspector):
-    """A picture that ends its worker, another one that takes more memory than there is beside others, a third ever."""
-
-    def _rows(self, names: list[str], paths: list[bytes]) -> list[dict[str, object]]:
-        if "a.png" in names:
-            with Path(os.environ["DEATHS"]).open("a") as deaths:
-                deaths.write("died\n")
-            os._exit(1)
-        if "grey.tif" in names and (len(names) > 1 or names[0] == "grey.tif"):
-            raise MemoryError
-        return super()._rows(names, paths)
-
-
 def test_a_picture_that_ends_its_worker_or_needs_too_much_memory_costs_only_itself(
     nodes: Any, exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths = tmp_path / "deaths"
-    actor = type("Actor", (Deadly,), {})
-    monkeypatch.setattr(driver, "Inspector", actor)
+
+    class Deadly(cluster.Inspector):  # here, for Ray to hand it over and not its name
+        def _rows(self, names: list[str], paths: list[bytes]) -> list[dict[str, object]]:
+            if "a.png" in names:
+                with deaths.open("a") as file:
+                    file.write("died\n")
+                os._exit(1)
+            if "grey.tif" in names:
+                raise MemoryError
+            return super()._rows(names, paths)
+
+    monkeypatch.setattr(driver, "Inspector", Deadly)
     monkeypatch.setattr(driver, "BLOCK", 6)
     monkeypatch.setattr(driver, "num_actors", lambda _: 1)
-    monkeypatch.setenv("DEATHS", str(deaths))
     source, output = tmp_path / "source", tmp_path / "output"
     shutil.copytree(pictures, source)
     (source / "x.gif").touch()
