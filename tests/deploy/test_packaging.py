@@ -4,7 +4,9 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -241,13 +243,60 @@ def test_a_server_finds_the_model_by_name_and_version_and_decodes_pictures_for_i
     assert compiled(model)(np.array(given["data"], np.uint8))["pred_score"].shape == (1,)
 
 
-@pytest.mark.parametrize("block", range(2))
-def test_python_of_the_page_compiles_and_asks_for_what_there_is(block: int) -> None:
+class Server(BaseHTTPRequestHandler):
+    """As much of Model Server as its documents promise: after the JSON a picture, before it its length in 4 bytes."""
+
+    model: Any
+    asked: list[str]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Inference-Header-Content-Length"])
+        (given,) = json.loads(body[:length])["inputs"]
+        data = body[length:]
+        assert (given["name"], given["shape"], given["datatype"]) == ("input", [1], "BYTES")
+        assert given["parameters"]["binary_data_size"] == len(data) == 4 + int.from_bytes(data[:4], "little")
+        image = cv2.imdecode(np.frombuffer(data[4:], np.uint8), cv2.IMREAD_COLOR)
+        results = self.model(image[None])
+        outputs = [{"name": name, "data": results[name].ravel().tolist()} for name in deploy.OUTPUTS]
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"outputs": outputs}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_python_of_the_page_asks_both_runtimes(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (Path(__file__).parents[2] / "docs/deploy.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[block]
-    compile(code, "docs/deploy.md", "exec")
-    named = set(re.findall(r'"((?:pred|anomaly)_\w+)"', code))
-    assert named <= set(deploy.OUTPUTS)
+    for_model_api, for_server = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    path = deploy.package(exported, "model-server", tmp_path / "served", name="screws")
+    cv2.imwrite(str(tmp_path / "picture.png"), colourful(SIZES[2], 5))
+    cv2.imwrite(str(tmp_path / "picture.jpg"), colourful(SIZES[2], 5))
+    expected = {}
+    for kind in ("png", "jpg"):
+        outputs = compiled(exported)(deploy.as_input(cv2.imread(str(tmp_path / f"picture.{kind}"))))
+        expected[kind] = outputs["pred_score"].item(), bool(outputs["pred_label"].item())
+
+    code = for_model_api.replace("packaged/model.xml", str(path)).replace("picture.png", str(tmp_path / "picture.png"))
+    exec(code, {})  # noqa: S102
+    score, label = capsys.readouterr().out.split()
+    assert float(score) == pytest.approx(expected["png"][0], abs=1e-4)
+    assert label == ("Anomaly" if expected["png"][1] else "Normal")
+
+    Server.model, Server.asked = compiled(path), []
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        code = for_server.replace("localhost:8000", address).replace("picture.jpg", str(tmp_path / "picture.jpg"))
+        exec(code, {})  # noqa: S102
+    score, label = capsys.readouterr().out.split()
+    assert float(score) == pytest.approx(expected["jpg"][0], abs=1e-4)
+    assert label == str(expected["jpg"][1])
+    assert Server.asked == ["/v2/models/screws/infer"]
 
 
 @pytest.fixture
