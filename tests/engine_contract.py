@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import openvino
 import pytest
@@ -17,6 +18,7 @@ from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from inspections import model_api
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import UNATTACHED, Contract
@@ -24,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Grayscale, Normalize, RandomInvert, Resize
 
-from riad_anomalib import ReconstructionVisualizer
+from riad_anomalib import ReconstructionVisualizer, deploy
 from riad_anomalib.host import normal_images
 from riad_anomalib.registry import alias
 
@@ -325,7 +327,12 @@ class EngineContract(Contract):
         assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
         monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache
         inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+        wrapped = model_api(deploy.package(exported, "model-api", tmp_path / "packaged"))
         for path in sorted(Path(folder.root, "images").rglob("*.png")):  # type: ignore[arg-type]
             with torch.no_grad():
                 expected = model.eval()(torch.as_tensor(read_image(path, as_tensor=True))[None])
-            assert inferencer.predict(path).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)  # type: ignore[union-attr]
+            predicted: Any = inferencer.predict(path)
+            assert predicted.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)
+            result = wrapped(cv2.imread(str(path)))
+            assert result.pred_score == pytest.approx(predicted.pred_score.item(), abs=1e-4)
+            assert result.pred_label == str(bool(predicted.pred_label.item()))

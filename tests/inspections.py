@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import openvino
+import pytest
 import torch
 from anomalib.data.utils import read_image
 from numpy.typing import NDArray
@@ -70,6 +71,14 @@ def export(
         if export_type == "onnx":
             return Path(model.to_onnx(folder))
         return Path(model.to_openvino(folder, onnx_kwargs={"opset_version": 18}))
+
+
+def model_api(path: Path, plugin_config: dict[str, str] | None = None) -> Any:
+    """A packaged model in Model API, which needs Python 3.11."""
+    adapters, models = (pytest.importorskip(f"model_api.{name}") for name in ("adapters", "models"))
+    plugin_config = {"INFERENCE_PRECISION_HINT": "f32"} if plugin_config is None else plugin_config
+    adapter = adapters.OpenvinoAdapter(openvino.Core(), str(path), device="CPU", plugin_config=plugin_config)
+    return models.Model.create_model(adapter)
 
 
 def rows(output: Path) -> list[dict[str, str]]:
