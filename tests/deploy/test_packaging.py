@@ -14,6 +14,7 @@ import nncf
 import numpy as np
 import openvino
 import pytest
+import runtimes
 import torch
 from inspections import export, model_api, other_model, picture, run
 from numpy.typing import NDArray
@@ -408,3 +409,21 @@ def test_a_score_that_is_the_maximum_of_another_map_is_refused(tmp_path: Path) -
     openvino.save_model(openvino.Model([opset13.result(output) for output in outputs], [image]), tmp_path / "m.xml")
     with pytest.raises(ValueError, match="the maximum of something else"):
         deploy.package(tmp_path / "m.xml", "dlstreamer", tmp_path / "one", size=(8, 8))
+
+
+def test_the_benchmark_finds_no_difference(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("model_api")
+    for number, kind in enumerate(("good", "good", "bad", "bad")):
+        (tmp_path / "test" / kind).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "test" / kind / f"{number}.png"), colourful((40, 56), 4 * number))
+    monkeypatch.setattr("sys.argv", ["runtimes.py", str(exported), "--root", str(tmp_path), "--seconds", "1"])
+    runtimes.main()
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|")]
+    _, ours, theirs, difference, verdicts, megabytes, packaged, *rates = cells
+    assert ours == theirs
+    assert float(difference) < 1e-4
+    assert verdicts == "0"
+    assert float(packaged) == pytest.approx(float(megabytes), rel=0.1)
+    assert min(map(float, rates)) > 0
