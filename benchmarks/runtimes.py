@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=10, help="how long each throughput is measured")
     arguments = parser.parse_args()
     files = sorted((arguments.root / "test").rglob("*.png"))
-    images = [(str(file), cv2.imread(str(file))) for file in files]
+    images: list[tuple[str, Any]] = [(str(file), cv2.imread(str(file))) for file in files]
     labels = np.array([file.parent.name != "good" for file in files])
     heads = ["AUROC deploy", "Model API", "largest difference of scores", "other verdicts", "MB", "packaged, MB"]
     print(environment())

@@ -285,7 +285,7 @@ def _for_model_api(file: Path) -> str:
 def _for_model_server(file: Path) -> str:
     folder, name = file.parents[2], file.parents[1].name
     return (
-        f"serve: docker run -v {folder}:/models -p 8000:8000 openvino/model_server --config_path /models/config.json "
+        f"serve: docker run -v {folder}:/served -p 8000:8000 openvino/model_server --config_path /served/config.json "
         f"--rest_port 8000\nask: POST http://localhost:8000/v2/models/{name}/infer"
     )
 

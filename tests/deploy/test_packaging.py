@@ -224,7 +224,7 @@ def test_a_server_finds_the_model_by_name_and_version_and_decodes_pictures_for_i
     # tensor_conversion.hpp: a four-dimensional input, channels last, takes what cv2.imdecode gives, in its own size
     assert model.input().partial_shape == openvino.PartialShape([-1, -1, -1, 3])
     assert openvino.layout_helpers.get_layout(model.input()) == openvino.Layout("[N,H,W,C]")
-    image = cv2.imdecode(cv2.imencode(".jpg", colourful(SIZES[2], 5))[1], cv2.IMREAD_COLOR)
+    image: Any = cv2.imdecode(cv2.imencode(".jpg", colourful(SIZES[2], 5))[1], cv2.IMREAD_COLOR)
     expected, answer = compiled(exported)(deploy.as_input(image)), compiled(model)(image[None])
     for name in deploy.OUTPUTS:
         np.testing.assert_allclose(answer[name].astype(float), expected[name].astype(float), atol=1e-4)
@@ -251,7 +251,7 @@ class Server(BaseHTTPRequestHandler):
         data = body[length:]
         assert (given["name"], given["shape"], given["datatype"]) == ("input", [1], "BYTES")
         assert given["parameters"]["binary_data_size"] == len(data) == 4 + int.from_bytes(data[:4], "little")
-        image = cv2.imdecode(np.frombuffer(data[4:], np.uint8), cv2.IMREAD_COLOR)
+        image: Any = cv2.imdecode(np.frombuffer(data[4:], np.uint8), cv2.IMREAD_COLOR)
         results = self.model(image[None])
         outputs = [{"name": name, "data": results[name].ravel().tolist()} for name in deploy.OUTPUTS]
         self.asked.append(self.path)
@@ -274,7 +274,8 @@ def test_the_python_of_the_page_asks_both_runtimes(
     cv2.imwrite(str(tmp_path / "picture.jpg"), colourful(SIZES[2], 5))
     expected = {}
     for kind in ("png", "jpg"):
-        outputs = compiled(exported)(deploy.as_input(cv2.imread(str(tmp_path / f"picture.{kind}"))))
+        image: Any = cv2.imread(str(tmp_path / f"picture.{kind}"))
+        outputs = compiled(exported)(deploy.as_input(image))
         expected[kind] = outputs["pred_score"].item(), bool(outputs["pred_label"].item())
 
     code = for_model_api.replace("packaged/model.xml", str(path)).replace("picture.png", str(tmp_path / "picture.png"))
@@ -373,7 +374,7 @@ def test_a_full_disk_leaves_nothing_behind(
         path.write_text("half")
         raise error
 
-    monkeypatch.setattr(packaging.openvino, "save_model", save)
+    monkeypatch.setattr(openvino, "save_model", save)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="No space left on device"):
         deploy.package(exported, "model-api", tmp_path / "empty")
