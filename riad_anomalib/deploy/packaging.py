@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -70,9 +71,13 @@ def package(
         msg = f"name {name!r} becomes a folder and part of an address: give letters, digits, '-', '_' and '.' alone"
         raise ValueError(msg)
     graph = read_model(path, openvino.Core())
-    _fix_size(graph, size, path, runtime)
-    information = _map_alone(graph, path) if runtime == "dlstreamer" else _four_outputs(graph)
-    graph = _taking_pictures(graph)
+    try:
+        _fix_size(graph, size, path, runtime)
+        information = _map_alone(graph, path) if runtime == "dlstreamer" else _four_outputs(graph)
+        graph = _taking_pictures(graph)
+    except RuntimeError as error:
+        msg = f"{path} cannot be packaged for {runtime}: {reason(error)}"
+        raise ValueError(msg) from error
     for key, value in information.items():
         graph.set_rt_info(value, ["model_info", key])
     files = Path(name, "1", "model.xml") if runtime == "model-server" else Path("model.xml")
@@ -148,9 +153,9 @@ def _map_alone(graph: openvino.Model, path: Path) -> dict[str, str]:
     refusal = f"{path}: DL Streamer takes the maximum of the map for the score, and"
     scale, offset, reduced = _line_to(score, None)
     if reduced.get_node().get_type_name() != "ReduceMax" or scale <= 0:
-        kinds = {"ReduceMean": "the mean of its map (train with image_score: max)"}
-        kind = kinds.get(reduced.get_node().get_type_name(), "no such maximum")
-        msg = f"{refusal} this model's score is {kind}: use it in Model API or Model Server"
+        others = {"ReduceMean": "the mean of its map (train with image_score: max)"}
+        other = others.get(reduced.get_node().get_type_name(), "no such maximum")
+        msg = f"{refusal} this model's score is {other}: use it in Model API or Model Server"
         raise ValueError(msg)
     raw = reduced
     while raw.get_partial_shape() != shown.get_partial_shape() and raw.get_node().get_type_name() in {
@@ -164,8 +169,8 @@ def _map_alone(graph: openvino.Model, path: Path) -> dict[str, str]:
         msg = f"{refusal} this model's score is the maximum of something else: use it in Model API or Model Server"
         raise ValueError(msg)
 
-    scaled = raw if scale == 1 else opset13.multiply(raw, opset13.constant(scale, openvino.Type.f32)).output(0)
-    moved = scaled if offset == 0 else opset13.add(scaled, opset13.constant(offset, openvino.Type.f32)).output(0)
+    kind = raw.get_element_type()
+    moved = opset13.add(opset13.multiply(raw, opset13.constant(scale, kind)), opset13.constant(offset, kind)).output(0)
     image_threshold, pixel_threshold = threshold_in(graph, "pred_label"), threshold_in(graph, "pred_mask")
     if image_threshold is None or pixel_threshold is None:
         msg = f"{path} does not compare its score and map with numbers, which DL Streamer needs: use it in Model API"
@@ -283,7 +288,7 @@ def _for_model_api(file: Path) -> str:
 
 
 def _for_model_server(file: Path) -> str:
-    folder, name = file.parents[2], file.parents[1].name
+    folder, name = shlex.quote(str(file.parents[2])), file.parents[1].name
     return (
         f"serve: docker run -v {folder}:/served -p 8000:8000 openvino/model_server --config_path /served/config.json "
         f"--rest_port 8000\nask: POST http://localhost:8000/v2/models/{name}/infer"
@@ -293,7 +298,8 @@ def _for_model_server(file: Path) -> str:
 def _for_dlstreamer(file: Path) -> str:
     return (
         "run: gst-launch-1.0 filesrc location=clip.mp4 ! decodebin3 ! gvaclassify inference-region=full-frame "
-        f"model={file} device=CPU pre-process-backend=ie batch-size=1 ie-config=INFERENCE_PRECISION_HINT=f32 ! "
+        f"model={shlex.quote(str(file))} device=CPU pre-process-backend=ie batch-size=1 "
+        "ie-config=INFERENCE_PRECISION_HINT=f32 ! "
         "gvametaconvert add-tensor-data=true ! gvametapublish file-format=json-lines file-path=output.json ! fakesink"
     )
 

@@ -98,9 +98,9 @@ def test_model_api_says_what_the_export_says_of_rgb(fp32: tuple[str, Path], comp
         assert np.abs(result.anomaly_map.astype(int) - stretched(shown, image)).max() <= 1
         mask = stretched(expected["pred_mask"].squeeze().astype(np.uint8), image)
         assert (result.pred_mask != mask).mean() < 0.002  # a value may lie on the threshold
-        if not has_maximum:
+        if not has_maximum or number:  # one size is enough: what comes before the graph is the same for all
             continue
-        one = model_api(deploy.package(path, "dlstreamer", tmp_path / f"one {number}", size=size))
+        one = model_api(deploy.package(path, "dlstreamer", tmp_path / "one", size=size))
         alone = one(image)
         assert alone.pred_label == wrapped.get_label_name(result.pred_label == "True")
         # Model API gives the score of a normal picture as 1 - score where it sees the map alone.
@@ -308,6 +308,7 @@ def bad(exported: Path, tmp_path: Path) -> dict[str, Path]:
         "model": exported,
         "scores": other_model(tmp_path / "scores.xml", [1, 3, 8, 8], ("anomaly_map", "pred_score")),
         "other": other_model(tmp_path / "other.xml", [1, 3, 8, 8], deploy.OUTPUTS),
+        "eight": other_model(tmp_path / "eight.xml", [1, 3, -1, -1], deploy.OUTPUTS),
         "packaged": deploy.package(exported, "model-api", tmp_path / "before"),
         "map": deploy.package(exported, "dlstreamer", tmp_path / "map", size=(8, 9)),
         "fixed": tmp_path / "fixed.xml",
@@ -328,6 +329,7 @@ def bad(exported: Path, tmp_path: Path) -> dict[str, Path]:
         ("model", ("--for", "dlstreamer"), r"\S*takes pictures of any size, DL Streamer needs .* --size 1080 1920"),
         ("fixed", ("--size", "41", "56"), r"\S*fixed.xml was exported for pictures of 40x56, not 41x56: leave size"),
         ("model", ("--size", "0", "56"), r"size is \(0, 56\): give height and width in pixels"),
+        ("eight", ("--size", "40", "56"), r"\S*eight.xml cannot be packaged for model-api: .*"),
         ("model", ("--name", "screws"), r"name 'screws' is what a server calls the model: leave it out"),
         ("model", ("--for", "model-server", "--name", "../up"), r"name '../up' becomes a folder .*: give letters"),
         ("model", ("--output", "full"), r"output \S*full exists and is not empty: give a new folder"),
