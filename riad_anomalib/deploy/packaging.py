@@ -130,15 +130,17 @@ def _four_outputs(graph: openvino.Model) -> dict[str, str]:
     for result in graph.get_results():
         if not result.input_value(0).get_names().intersection(OUTPUTS):
             graph.remove_result(result)
-    # Where a picture goes in raw these two are only what it is said to be resized to.
-    height, width = (str(side.get_max_length()) for side in [*graph.output("anomaly_map").partial_shape][-2:])
+    return {"task": "segmentation", **_for_all(graph)}
+
+
+def _for_all(graph: openvino.Model) -> dict[str, str]:
+    """Return the keys of every packaged model; pictures go in raw, so sizes are only what they are said to become."""
+    sides = zip(("orig_height", "orig_width"), [*graph.output("anomaly_map").partial_shape][-2:], strict=True)
     return {
         "model_type": "AnomalyDetection",
-        "task": "segmentation",
         "labels": LABELS,
         "embedded_processing": "True",
-        "orig_height": height,
-        "orig_width": width,
+        **{name: str(side.get_length()) for name, side in sides if side.is_static},
     }
 
 
@@ -164,8 +166,8 @@ def _map_alone(graph: openvino.Model, path: Path) -> dict[str, str]:
     }:
         raw = raw.get_node().input_value(0)
     pixel_scale, pixel_offset, drawn = _line_to(shown, raw)
-    shape = raw.get_partial_shape()
-    if drawn != raw or pixel_scale <= 0 or not shape.compatible(openvino.PartialShape([-1, 1, -1, -1])):
+    is_map = raw.get_partial_shape().compatible(openvino.PartialShape([-1, 1, -1, -1]))
+    if drawn != raw or pixel_scale <= 0 or not is_map:
         msg = f"{refusal} this model's score is the maximum of something else: use it in Model API or Model Server"
         raise ValueError(msg)
 
@@ -182,15 +184,11 @@ def _map_alone(graph: openvino.Model, path: Path) -> dict[str, str]:
     moved.get_tensor().set_names({"anomaly_map"})
     graph.add_results([result])
     return {
-        "model_type": "AnomalyDetection",
         "task": "classification",  # DL Streamer knows no other
-        "labels": LABELS,
         "image_threshold": f"{image_threshold:.9g}",
         "pixel_threshold": f"{scale * (pixel_threshold - pixel_offset) / pixel_scale + offset:.9g}",
         "normalization_scale": "1.0",  # scores are anomalib's already
-        "embedded_processing": "True",
-        "orig_height": str(shape[2].get_max_length()),
-        "orig_width": str(shape[3].get_max_length()),
+        **_for_all(graph),
     }
 
 
