@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from inspections import model_api
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from model_contract import UNATTACHED, Contract
@@ -22,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Grayscale, Normalize, RandomInvert, Resize
 
-from riad_anomalib import ReconstructionVisualizer
+from riad_anomalib import ReconstructionVisualizer, deploy
 from riad_anomalib.host import normal_images
 from riad_anomalib.registry import alias
 
@@ -292,3 +294,33 @@ class EngineContract(Contract):
             predictions: Any = run.predict(model, data_path=path)
             assert torch.isfinite(predictions[0].anomaly_map).all(), path
             assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+    @pytest.mark.filterwarnings("ignore")  # torch.onnx, OpenVINO and NNCF about themselves
+    def test_quantizing_takes_the_network_alone_and_keeps_the_scores(
+        self,
+        folder: Folder,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run, model, checkpoint = self.trained(folder, tmp_path, calibration="pixel")
+        exported = run.export(
+            self.model_class(),  # the checkpoint says what the model is
+            export_type="openvino",
+            export_root=tmp_path,
+            compression_type="int8_ptq",  # type: ignore[arg-type]  # as YAML and command line give it
+            datamodule=folder,
+            ckpt_path=checkpoint,
+        )
+        assert exported is not None
+        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache
+        inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+        wrapped = model_api(deploy.package(exported, "model-api", tmp_path / "packaged"))
+        for path in sorted(Path(folder.root, "images").rglob("*.png")):  # type: ignore[arg-type]
+            with torch.no_grad():
+                expected = model.eval()(torch.as_tensor(read_image(path, as_tensor=True))[None])
+            predicted: Any = inferencer.predict(path)
+            assert predicted.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)
+            result = wrapped(cv2.imread(str(path)))
+            assert result.pred_score == pytest.approx(predicted.pred_score.item(), abs=1e-4)
+            assert result.pred_label == str(bool(predicted.pred_label.item()))

@@ -12,6 +12,7 @@ from .command import main
 from .inference import OUTPUTS, Result, as_input, average, infer, infer_requests, judged, load_model, score_threshold
 from .inspection import Summary
 from .output import draw
+from .packaging import package
 from .sources import open_source
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "load_model",
     "main",
     "open_source",
+    "package",
     "score_threshold",
 ]

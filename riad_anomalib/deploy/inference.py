@@ -102,6 +102,9 @@ def read_model(path: Path, core: openvino.Core) -> openvino.Model:
     except RuntimeError as error:
         msg = f"OpenVINO cannot read {path}: export the model again ({reason(error)})"
         raise ValueError(msg) from error
+    if model.has_rt_info(["model_info", "embedded_processing"]):
+        msg = f"{path} is packaged for another runtime already: give the file that anomalib exported"
+        raise ValueError(msg)
     names = {name for output in model.outputs for name in output.names}
     if missing := [name for name in OUTPUTS if name not in names]:
         # Without a post-processor there is no threshold, hence no verdict, and no scale for the colours of the map.
@@ -149,18 +152,24 @@ def score_threshold(path: Path) -> float:
     Raises:
         ValueError: If the model decides in another way.
     """
+    threshold = threshold_in(openvino.Core().read_model(path), "pred_label")
+    if threshold is None:
+        msg = f"{path} does not compare its score with a number, so means cannot be judged: give --threshold"
+        raise ValueError(msg)
+    return threshold
+
+
+def threshold_in(model: openvino.Model, output: str) -> float | None:
+    """Return the number above which a graph's ``pred_label`` or ``pred_mask`` is true; None if it decides otherwise."""
 
     def first(node: openvino.Node, wanted: str) -> openvino.Node | None:
         while node.get_type_name() != wanted and node.get_input_size():
             node = node.input_value(0).get_node()  # through conversions of type and shape
         return node if node.get_type_name() == wanted else None
 
-    verdict = first(openvino.Core().read_model(path).output("pred_label").get_node(), "Greater")
+    verdict = first(model.output(output).get_node(), "Greater")
     constant = first(verdict.input_value(1).get_node(), "Constant") if verdict else None
-    if constant is None:
-        msg = f"{path} does not compare its score with a number, so means cannot be judged: give --threshold"
-        raise ValueError(msg)
-    return float(constant.get_data().item())
+    return float(constant.get_data().item()) if constant else None
 
 
 def noted(frames: Iterable[Frame], read: deque[str]) -> Iterator[Frame]:
