@@ -5,6 +5,7 @@ Nothing here knows a model. :class:`HostMixin` hangs these modules' functions in
 
 from .length import progress, step_schedule
 from .module import HostMixin
+from .post_processing import VerdictPostProcessor
 from .pre_processing import height_and_width
 from .report_visualizer import ReportVisualizer
 from .video import check_past_frames
@@ -14,6 +15,7 @@ __all__ = [
     "HostMixin",
     "ReconstructionVisualizer",
     "ReportVisualizer",
+    "VerdictPostProcessor",
     "VideoVisualizer",
     "check_past_frames",
     "height_and_width",

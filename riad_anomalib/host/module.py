@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule, Batch, VideoBatch
 from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, Trainer
@@ -24,7 +25,7 @@ from torchvision.transforms.v2 import Resize
 from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, length, pre_processing, video
+from . import checkpoints, length, post_processing, pre_processing, video
 from .normal_images import normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
@@ -81,6 +82,7 @@ class HostMixin(Module):
 
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
+    _shelved: Sequence[Any] = ()
 
     # Components
 
@@ -88,6 +90,10 @@ class HostMixin(Module):
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
         return PreProcessor(Resize(image_size or cls.default_image_size, antialias=True))
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Return the default post-processor: anomalib's, without a picture on the edge of the threshold."""
+        return post_processing.VerdictPostProcessor()
 
     @staticmethod
     def configure_visualizer() -> ImageVisualizer:
@@ -123,6 +129,8 @@ class HostMixin(Module):
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
         datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+            self.trainer.limit_val_batches = 0  # val_split_mode none, with which anomalib fails on its loader
         if video.has_videos(datamodule):
             video.check_processes(self.trainer, self.past_frames)
             video.evaluate_every_frame(datamodule)
@@ -201,12 +209,22 @@ class HostMixin(Module):
     # Evaluation
 
     def on_test_start(self) -> None:
-        """Begin videos anew."""
+        """Begin videos anew; say that there are no verdicts where there are none, and ask no metric for them."""
         self._frame_scores = None
+        if post_processing.warn_of_no_verdicts(self.post_processor):
+            self._shelved = post_processing.shelve_verdict_metrics(self.evaluator)
+
+    def on_test_end(self) -> None:
+        """Bring back the metrics that had no verdicts to measure."""
+        if self._shelved:
+            evaluator: Any = self.evaluator
+            evaluator.test_metrics.extend(self._shelved)
+            self._shelved = ()
 
     def on_predict_start(self) -> None:
-        """Begin videos anew."""
+        """Begin videos anew; say that there are no verdicts where there are none."""
         self._frame_scores = None
+        post_processing.warn_of_no_verdicts(self.post_processor)
 
     def validation_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Score a batch."""
@@ -242,15 +260,33 @@ class HostMixin(Module):
 
     # Checkpoints
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the checkpoint's pre-processing and refuse the weights of another network.
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> AnomalibModule:  # type: ignore[override]  # noqa: ANN401
+        """Build a model of a checkpoint, as anomalib does; ``post_processor=False`` leaves the bare map and score.
 
         Raises:
-            ValueError: If the checkpoint's network is another than this model's.
+            ValueError: If the checkpoint is of another model.
         """
+        try:
+            model: AnomalibModule = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except (RuntimeError, TypeError, ValueError):
+            # Of another model's arguments some fit, and what does not is no help.
+            checkpoints.check_model(torch.load(checkpoint_path, map_location="cpu", weights_only=True), cls)
+            raise
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's pre-processing and refuse the weights of another model or network.
+
+        Raises:
+            ValueError: If the checkpoint's model or network is another than this one.
+        """
+        checkpoints.check_model(checkpoint, type(self), [name for name, _ in self.named_parameters()])
         checkpoints.check_network(checkpoint, self.hparams, self.network_arguments, self.name)
         checkpoints.warn_of_other_scores(checkpoint, self.hparams, self.scoring_arguments)
         super().on_load_checkpoint(checkpoint)
+        if self.post_processor is None:
+            checkpoints.drop(checkpoint, "post_processor.")
         pre_processing.smooth_exports(self.pre_processor)
         size_before = self.image_size
         size = pre_processing.size_after(self.pre_processor, size_before)
@@ -292,14 +328,12 @@ class HostMixin(Module):
 
     def _check_thresholds(self) -> None:
         """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
-        post_processor: Any = self.post_processor
-        if not getattr(post_processor, "enable_thresholding", False):
-            return
-        if torch.as_tensor(post_processor.image_threshold).isnan():
+        if why := post_processing.without_thresholds(self.post_processor):
             msg = (
-                "the model to export has no thresholds, without which every verdict is meaningless: a validation finds "
-                "them. Give a checkpoint (--ckpt_path) of a training with validation (no limit_val_batches 0), call "
-                "Engine.validate before Engine.export, or export the bare anomaly map and score (post_processor=False)"
+                f"the model to export has no thresholds, without which every verdict is meaningless: {why}. "
+                f"{post_processing.WHAT_TO_DO}; on the command line --ckpt_path names the checkpoint. For the bare "
+                f"anomaly map and score: {self.name}.load_from_checkpoint(path, post_processor=False), then "
+                "Engine.export without ckpt_path"
             )
             raise ValueError(msg)
 

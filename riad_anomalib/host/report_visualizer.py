@@ -12,6 +12,7 @@ from torch import Tensor
 
 from riad_anomalib.report import Image, Report
 
+from .post_processing import without_thresholds
 from .visualizer import output_file
 
 
@@ -49,8 +50,9 @@ class ReportVisualizer(Visualizer):
         del outputs, args
         if self._report is None:
             return
+        post_processor = pl_module.post_processor
         for item in batch:
-            if item.pred_label is None or item.anomaly_map is None:
+            if item.anomaly_map is None or (item.pred_label is None and not without_thresholds(post_processor)):
                 msg = (
                     f"ReportVisualizer shows maps and verdicts, and {pl_module.name} gives none: leave its "
                     "post-processor on, or use anomalib's ImageVisualizer"
@@ -59,7 +61,8 @@ class ReportVisualizer(Visualizer):
             path = item.image_path or f"{len(self._report.rows):06}"
             name = output_file(trainer, path, Path(), mkdir=False)
             truth = None if item.gt_label is None else bool(item.gt_label)
-            self._report.add(name.as_posix(), float(item.pred_score), bool(item.pred_label), truth)
+            verdict = None if item.pred_label is None else bool(item.pred_label)
+            self._report.add(name.as_posix(), float(item.pred_score), verdict, truth)
             anomaly_map = item.anomaly_map.float().squeeze().cpu().numpy()
             pred_mask = np.zeros(anomaly_map.shape, np.bool_) if item.pred_mask is None else _mask(item.pred_mask)
             gt_mask = _mask(item.gt_mask) if truth and item.gt_mask is not None else None

@@ -17,6 +17,8 @@ from anomalib.visualization.image.functional import (
 )
 from lightning.pytorch import Trainer
 
+from .post_processing import without_thresholds
+
 
 class ScoredFrame(NamedTuple):
     """A frame of a video, its score and its labels, where there are any."""
@@ -111,7 +113,7 @@ class VideoVisualizer(ImageVisualizer):
         """Write tables and plots of the videos."""
         post_processor = pl_module.post_processor
         threshold = None
-        if getattr(post_processor, "enable_thresholding", False) and not post_processor.image_threshold.isnan():
+        if getattr(post_processor, "enable_thresholding", False) and not without_thresholds(post_processor):
             threshold = post_processor.normalized_image_threshold.item()
         folder = Path(trainer.default_root_dir) / "scores"
         for path, scored in self._scored.items():

@@ -25,7 +25,7 @@ class Row:
 
     name: str
     score: float
-    is_anomalous: bool
+    is_anomalous: bool | None
     is_defective: bool | None
     views: int = 0
 
@@ -58,13 +58,13 @@ class Report:
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         (folder / PAGE).unlink(missing_ok=True)
 
-    def add(self, name: str, score: float, is_anomalous: bool, is_defective: bool | None = None) -> None:
+    def add(self, name: str, score: float, is_anomalous: bool | None, is_defective: bool | None = None) -> None:
         """Take the result of the next picture.
 
         Args:
             name: Its path with ``/``, of which all but the last part is its sub-folder.
             score: Its score.
-            is_anomalous: The verdict.
+            is_anomalous: The verdict, None where there is none: then the page has no threshold.
             is_defective: The truth, if it is known otherwise than by ``good``.
         """
         folders = PurePosixPath(name).parts[:-1]
@@ -134,8 +134,8 @@ class Report:
         return path
 
 
-def threshold_of(rows: list[Row]) -> float:
-    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does.
+def threshold_of(rows: list[Row]) -> float | None:
+    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does. None if there are no verdicts.
 
     Example:
         >>> threshold_of([Row("a", 0.2, False, None), Row("b", 0.7, True, None)])
@@ -143,6 +143,8 @@ def threshold_of(rows: list[Row]) -> float:
         >>> threshold_of([Row("a", 3.25, False, None), Row("b", 7.5, True, None)])
         3.25
     """
+    if any(row.is_anomalous is None for row in rows):
+        return None
     scored = [row for row in rows if math.isfinite(row.score)]
     if all((row.score > 0.5) == row.is_anomalous for row in scored):  # noqa: PLR2004  # where normalised scores part
         return 0.5

@@ -53,7 +53,7 @@ class Riad(HostMixin, AnomalibModule):
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
             removed pixel is 0 and the constants of GMS and SSIM are for [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
