@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = {"inspect": ".inspection"}
+COMMANDS = {"inspect": ".inspection", "thresholds": ".thresholds"}
 """The module of each sub-command, whose ``main`` takes the words after the name and returns the exit status."""
 
 

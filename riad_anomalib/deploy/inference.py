@@ -154,11 +154,15 @@ def average(results: Iterable[Result], past_frames: int) -> Iterator[Result]:
         yield replace(result, averaged_score=sum(recent) / len(recent))
 
 
-def judged(results: Iterable[Result], threshold: float | None) -> Iterator[Result]:
-    """Pass on results, with verdicts by the user's own threshold where there is one."""
+def judged(
+    results: Iterable[Result], threshold: float | None, pixel_threshold: float | None = None
+) -> Iterator[Result]:
+    """Pass on results, with verdicts and masks by the user's own thresholds where there are any."""
     for result in results:
         if threshold is not None:
             result.pred_label = result.scores[-1] > threshold
+        if pixel_threshold is not None:
+            result.pred_mask = result.anomaly_map > pixel_threshold
         yield result
 
 

@@ -22,6 +22,7 @@ import cv2
 
 from riad_anomalib.report import Report
 
+from . import thresholds
 from .inference import average, infer, infer_requests, judged, load_model, reason, score_threshold, usable
 from .output import open_output, present
 from .sources import open_source
@@ -42,6 +43,8 @@ class Summary:
     frames: int = 0
     anomalous: int = 0
     undrawn: int = 0
+    threshold: str = ""
+    """What threshold holds, where it is not the model's own."""
 
     def skip(self, name: str, problem: str) -> None:
         """Report a picture that cannot be used."""
@@ -56,7 +59,7 @@ class Summary:
             f"{self.frames} frames, {self.anomalous} anomalous, {len(self.skipped)} skipped{undrawn}; "
             f"{self.frames / total:.1f} frames/s in {total:.1f} s\n"
             f"time: {reading / total:.0%} capture, {(results - reading) / total:.0%} preparing and awaiting inference, "
-            f"{(total - results) / total:.0%} drawing and output"
+            f"{(total - results) / total:.0%} drawing and output{chr(10) * bool(self.threshold)}{self.threshold}"
         )
 
 
@@ -115,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
     add("--good", metavar="NAME", help=goods)
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
-    units = "call pictures with a score above X anomalous, in the table's units (default: the model's own threshold)"
+    units = (
+        "call pictures with a score above X anomalous (default: the model's own, or what sub-command thresholds found)"
+    )
     add("--threshold", type=number, metavar="X", help=units)
     modes = "one picture at a time, or as many as OpenVINO proposes (default: %(default)s)"
     add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
@@ -149,12 +154,18 @@ def _again(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> st
     return shlex.join(words)
 
 
-def _threshold(arguments: argparse.Namespace) -> float | None:
-    """Return the threshold to judge by; None for the verdicts of the model, which are on each frame's own score."""
-    if arguments.threshold is None and arguments.past_frames > 1:
-        return score_threshold(arguments.model)
-    threshold: float | None = arguments.threshold
-    return threshold
+def _thresholds(arguments: argparse.Namespace) -> tuple[float | None, float | None, str]:
+    """Return the thresholds of scores and of maps to judge by, and what to say of them.
+
+    None is for the verdicts of the model, which are on each frame's own score, and for its masks.
+    """
+    found = thresholds.read(arguments.model)
+    pixel = found.pixel if found else None
+    if arguments.threshold is not None:
+        return arguments.threshold, pixel, ""
+    if found:
+        return found.score, pixel, found.told(thresholds.file_of(arguments.model))
+    return (score_threshold(arguments.model) if arguments.past_frames > 1 else None), None, ""
 
 
 def _output(
@@ -185,6 +196,8 @@ def _write(report: Report | None, summary: Summary, problem: str, *, is_cut_shor
         return problem
     if problem or is_cut_short:
         report.notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
+    if summary.threshold:
+        report.notes.append(f"{summary.threshold[0].upper()}{summary.threshold[1:]}.")
     report.notes += [f"Skipped, because it cannot be read or has another size: {name}" for name in summary.skipped]
     try:
         report.write()
@@ -217,7 +230,7 @@ def _on_this_machine(
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
-            threshold = _threshold(arguments)
+            threshold, pixel_threshold, told = _thresholds(arguments)
             table, report = _output(parser, arguments, threshold)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -228,11 +241,11 @@ def _on_this_machine(
         def is_wanted(_: object = None) -> bool:
             return not (interrupted.is_set() or (window and not window.is_open))
 
-        summary = Summary()
+        summary = Summary(threshold=told)
         frames = takewhile(is_wanted, timed(source, summary.seconds, "reading"))
         images = usable(frames, model.input(0).partial_shape, summary.skip)
         own_results = infer(infer_requests(model, arguments.mode), images)
-        results = judged(average(own_results, arguments.past_frames), threshold)
+        results = judged(average(own_results, arguments.past_frames), threshold, pixel_threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

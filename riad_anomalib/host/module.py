@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import Resize
 from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, length, post_processing, pre_processing, video
+from . import checkpoints, held_out, length, post_processing, pre_processing, video
 from .normal_images import normal_images, normal_statistics, with_augmentations
 from .quantization import quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
@@ -82,7 +82,6 @@ class HostMixin(Module):
 
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
-    _shelved: Sequence[Any] = ()
 
     # Components
 
@@ -111,6 +110,15 @@ class HostMixin(Module):
         pre_processing.smooth_exports(self.pre_processor)
         return pre_processing.size_after(self.pre_processor, image_size)
 
+    def adopt_false_alarms(self, rate: float | None) -> None:
+        """Let thresholds be found at this rate of false alarms, None for what the post-processor says.
+
+        Raises:
+            ValueError: If it is no rate, or the post-processor knows none.
+        """
+        if rate is not None:
+            post_processing.set_rate(self.post_processor, rate)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
@@ -129,9 +137,12 @@ class HostMixin(Module):
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+        if stage == "fit" and isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+            post_processing.check_has_validation(self.post_processor)
             self.trainer.limit_val_batches = 0  # val_split_mode none, with which anomalib fails on its loader
-        if video.has_videos(datamodule):
+        if not video.has_videos(datamodule):
+            held_out.take_all(datamodule, stage)
+        else:
             video.check_processes(self.trainer, self.past_frames)
             video.evaluate_every_frame(datamodule)
 
@@ -164,6 +175,9 @@ class HostMixin(Module):
             # Lightning's own command line for one class saves its arguments without a class_path.
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
+        held_out.fix_split(
+            getattr(self._trainer, "datamodule", None)
+        )  # every process comes here before it sets up data
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
@@ -209,22 +223,12 @@ class HostMixin(Module):
     # Evaluation
 
     def on_test_start(self) -> None:
-        """Begin videos anew; say that there are no verdicts where there are none, and ask no metric for them."""
+        """Begin videos anew."""
         self._frame_scores = None
-        if post_processing.warn_of_no_verdicts(self.post_processor):
-            self._shelved = post_processing.shelve_verdict_metrics(self.evaluator)
-
-    def on_test_end(self) -> None:
-        """Bring back the metrics that had no verdicts to measure."""
-        if self._shelved:
-            evaluator: Any = self.evaluator
-            evaluator.test_metrics.extend(self._shelved)
-            self._shelved = ()
 
     def on_predict_start(self) -> None:
-        """Begin videos anew; say that there are no verdicts where there are none."""
+        """Begin videos anew."""
         self._frame_scores = None
-        post_processing.warn_of_no_verdicts(self.post_processor)
 
     def validation_step(self, batch: Batch[Any], batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Score a batch."""

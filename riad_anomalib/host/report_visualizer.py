@@ -37,6 +37,8 @@ class ReportVisualizer(Visualizer):
             f"{'Prediction' if trainer.predicting else 'Test'}: {' '.join(name for name in names if name)}",
             "python -m riad_anomalib.deploy model.xml pictures",
         )
+        if promise := getattr(pl_module.post_processor, "promise", None):
+            self._report.notes.append(f"The threshold is from {promise}.")
         self._is_cropped = _is_cropped(trainer, pl_module)
 
     on_predict_start = on_test_start

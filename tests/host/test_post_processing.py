@@ -24,6 +24,9 @@ pytestmark = [
 ]
 
 
+TINY: dict[str, Any] = {"base_width": 4, "image_size": (32, 32), "smoothing_size": 3}
+
+
 def validated(scores: list[float], labels: list[int], post_processor: PostProcessor | None = None) -> Any:
     """Return a post-processor after a validation of pictures with these scores, whose maps are flat."""
     post_processor = post_processor or VerdictPostProcessor()
@@ -85,6 +88,93 @@ def test_a_checkpoint_of_anomalibs_post_processor_scores_as_before() -> None:
     ours.post_process_batch(second)
     for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask"):
         assert torch.equal(getattr(first, name), getattr(second, name))
+
+
+@pytest.mark.parametrize("number", [1, 8, 99])
+def test_good_pictures_alone_find_a_threshold_and_a_scale_without_an_end(number: int) -> None:
+    scores = [1 + i / number for i in range(number)]
+    found = validated(scores, [0] * number)
+    assert found.promise.pictures == number
+    assert found.promise.asked == 0.01
+    seen = batch([*scores, 2.5, 3.0, 50.0, 5000.0])
+    found.post_process_batch(seen)
+    assert seen.pred_label is not None
+    assert seen.pred_label.tolist() == [False] * number + [True] * 4
+    values = torch.as_tensor(seen.pred_score)
+    assert (values.diff() > 0).all()  # every rank is kept
+    assert ((values > 0) & (values < 1)).all()
+    assert torch.as_tensor(seen.pred_mask).flatten(1).any(dim=1).tolist() == seen.pred_label.tolist()
+    if number > 1:
+        assert values[number // 2] == pytest.approx(0.25, abs=0.03)
+    # The same comes out of a checkpoint.
+    loaded = VerdictPostProcessor()
+    loaded.load_state_dict(found.state_dict())
+    loaded.load_checkpoint_config(found.checkpoint_config())
+    again = batch([*scores, 2.5, 3.0, 50.0, 5000.0])
+    loaded.post_process_batch(again)
+    assert torch.equal(torch.as_tensor(again.pred_score), values)
+    assert loaded.promise == found.promise
+
+
+def test_a_rate_that_is_asked_for_holds_beside_defective_pictures_and_for_any_pixel() -> None:
+    scores, labels = [i / 20 for i in range(1, 20)] + [0.5, 2.0], [0] * 19 + [1, 1]
+    found = validated(scores, labels, VerdictPostProcessor(false_alarms=0.1))
+    assert found.image_threshold == pytest.approx(0.925)  # 20 * 0.9: the 18th of 19 good ones, and half a step
+    assert found.pixel_threshold == pytest.approx(0.925)  # maps are flat
+    assert found.image_max == 2.0  # anomalib's scale: it is known how high defects score
+    assert not found.has_open_scale
+    best = validated(scores, labels)
+    assert best.promise is None
+    assert best.image_threshold > 0.95
+
+
+def test_equal_scores_of_good_pictures_find_no_threshold_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    found = validated([0.5] * 4, [0] * 4)
+    assert "No threshold: all 4 good pictures have the score 0.5, which tells nothing apart" in caplog.text
+    assert found.image_threshold.isnan()
+
+
+def test_a_rate_needs_a_post_processor_that_knows_of_it() -> None:
+    post_processor: Any = Riad(**TINY, false_alarms=0.05).post_processor
+    assert post_processor.false_alarms == 0.05
+    Riad(**TINY, false_alarms=0.05, post_processor=False)
+    with pytest.raises(ValueError, match=r"false_alarms is 0\.05, of which PostProcessor knows nothing"):
+        Riad(**TINY, false_alarms=0.05, post_processor=PostProcessor())
+    with pytest.raises(ValueError, match=r"false_alarms is 5: give a share of good pictures in \(0, 1\)"):
+        Riad(**TINY, false_alarms=5)
+
+
+@pytest.mark.parametrize("mode", ["from_test", "from_train"])
+def test_held_out_pictures_are_never_trained_on_and_the_same_in_every_run(
+    mode: str, folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = []
+    for fresh in (False, True):
+        data = Folder(
+            "good", "images/good", root=folder.root, val_split_mode=mode, num_workers=0, test_split_ratio=0.4,
+            val_split_ratio=0.5, eval_batch_size=2,
+        )  # fmt: skip
+        model = Blur(image_size=(32, 48))
+        run = engine(tmp_path / str(fresh), max_epochs=1, logger=False)
+        tested = run.train(model, datamodule=data)[0]
+        assert set(tested) == {"image_false_alarms"}
+        parts = [{*part.samples.image_path} for part in (data.train_data, data.val_data, data.test_data)]
+        assert not parts[0] & (parts[1] | parts[2])
+        assert len(parts[0] | parts[1] | parts[2]) == 5
+        assert len(model.evaluator.test_metrics) == 4  # type: ignore[union-attr, arg-type]  # back in their place
+        held_out.append(parts)
+    assert held_out[0] == held_out[1]
+    train, val, _ = map(len, held_out[0])
+    assert f"{val} of 5 good pictures are held out of training to find the threshold" in caplog.text
+    assert f"The threshold is from {val} good picture" in caplog.text
+    assert (train, val) == ((3, 2) if mode == "from_test" else (2, 1))
+
+
+def test_a_rate_without_a_validation_is_refused_before_training(folder: Folder, tmp_path: Path) -> None:
+    data = Folder("x", "images/good", root=folder.root, val_split_mode="none", num_workers=0)
+    model = Blur(image_size=(32, 48), post_processor=VerdictPostProcessor(false_alarms=0.01))
+    with pytest.raises(ValueError, match=r"no validation to find its threshold .*--data.val_split_mode from_train"):
+        engine(tmp_path, max_epochs=1, logger=False).fit(model, datamodule=data)
 
 
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -153,9 +243,6 @@ def test_without_a_post_processor_a_checkpoint_gives_the_bare_map_and_score(fold
         Blur(image_size=(32, 48), post_processor=False, evaluator=auroc), datamodule=folder, ckpt_path=path
     )
     assert "image_AUROC" in tested[0]
-
-
-TINY: dict[str, Any] = {"base_width": 4, "image_size": (32, 32), "smoothing_size": 3}
 
 
 def checkpoint(model: Any, **arguments: Any) -> dict[str, Any]:

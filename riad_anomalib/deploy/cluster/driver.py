@@ -19,6 +19,7 @@ from pyarrow import compute
 from pyarrow.fs import FileType
 from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
+from riad_anomalib.deploy import thresholds
 from riad_anomalib.deploy.inference import model_files, read_model, reason
 
 from .inspector import Inspector, overlay_name
@@ -131,6 +132,11 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
         msg = f"list {arguments.source} has paths that differ only by ..: their overlays would be one, write them out"
         raise ValueError(msg)
     read_model(arguments.model, openvino.Core())
+    found = thresholds.read(arguments.model)
+    threshold = arguments.threshold
+    if found and threshold is None:
+        threshold = found.score
+        print(found.told(thresholds.file_of(arguments.model)))
     model = {file.name: file.read_bytes() for file in model_files(arguments.model)}
     names = ("device", "mode", "precision")
     options = {name: getattr(arguments, name) for name in names} | {"threads": arguments.cores}
@@ -152,8 +158,9 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
                 model,
                 files,
                 output / "overlays" if arguments.overlays else None,
-                arguments.threshold,
+                threshold,
                 options,
+                found.pixel if found else None,
             ),
             batch_size=None,
             batch_format="pyarrow",

@@ -35,6 +35,7 @@ class Inspector:
         overlays: The folder of overlays, None for none.
         threshold: The user's own threshold, None for the model's verdicts.
         options: What :func:`load_model` takes.
+        pixel_threshold: The user's own threshold of the map, None for the model's masks.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Inspector:
         overlays: Place | None,
         threshold: float | None,
         options: dict[str, Any],
+        pixel_threshold: float | None = None,
     ) -> None:
+        self.pixel_threshold = pixel_threshold
         self.files, self.overlays, self.threshold = files, overlays, threshold
         self._model, self._options = model, options
 
@@ -89,7 +92,7 @@ class Inspector:
             frames = usable(
                 self._frames(names, readers.map(self._read, paths), skip), self.model.input(0).partial_shape, skip
             )
-            for result in judged(infer(self.requests, frames), self.threshold):
+            for result in judged(infer(self.requests, frames), self.threshold, self.pixel_threshold):
                 row = {"name": result.name, "score": result.pred_score, "verdict": result.verdict}
                 rows.append(row | {"reason": self._draw(result)})
         return rows
