@@ -146,8 +146,8 @@ class ModelContract(Contract):
             needed = self.needs.get(name, {})
             assert self.outcome(**needed, **{name: value}) != (self.outcome(**needed) if needed else outcome), name
 
-    def outcome(self, **arguments: Any) -> tuple[float, float]:
-        """The means of maps, and of scores as those of a video, after one training step."""
+    def outcome(self, **arguments: Any) -> tuple[float, float, float]:
+        """The means of maps, and of scores as those of a video, after one training step, and a threshold of these."""
         model = self.build(**arguments)
         images = model.pre_processor(self.images())
         optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
@@ -158,7 +158,11 @@ class ModelContract(Contract):
         clip = VideoBatch(image=images, video_path=["clip"] * len(images), frames=torch.arange(len(images))[:, None])
         with torch.no_grad():
             pred_score = model.test_step(clip, 0).pred_score
-        return anomaly_map.double().mean().item(), pred_score.double().mean().item()
+        clip.gt_label = torch.arange(len(images)) == 0
+        model.post_processor.on_validation_batch_end(None, None, clip)
+        model.post_processor.on_validation_epoch_end(None, None)
+        threshold = model.post_processor.image_threshold
+        return anomaly_map.double().mean().item(), pred_score.double().mean().item(), threshold.item()
 
     @pytest.mark.filterwarnings(UNATTACHED)
     def test_flat_images_train_and_score(self) -> None:

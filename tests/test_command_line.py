@@ -288,7 +288,7 @@ def test_every_config_of_video_trains_a_step_validates_and_tests(name: str, foot
 def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path: Path) -> None:
     coffee = workplace / "datasets/coffee"
     shutil.copytree(coffee / "train/good", tmp_path / "pictures/good")
-    shutil.copytree(coffee / "test/stain", tmp_path / "pictures/bad")
+    shutil.copytree(coffee / "test/good", tmp_path / "pictures/good/more")
     shutil.copytree(coffee / "test/good", tmp_path / "new_pictures")
     (tmp_path / "configs").symlink_to(CONFIGS)
     readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
@@ -297,12 +297,16 @@ def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path
     assert [command.split()[:2] for command in commands] == [
         ["anomalib", name] for name in ("train", "predict", "export")
     ]
-    assert "--config configs/riad_small.yaml" in commands[0]
-    small = f" --model.image_size [32,32] --model.base_width 2 {CPU}"
+    assert commands[0].endswith("--data.root pictures      --data.normal_dir good")  # nothing but good pictures
+    small = f" --model.image_size [32,32] --model.base_width 4 {CPU}"
     length = " --trainer.max_epochs 1 --trainer.check_val_every_n_epoch 1 --data.num_workers 0"
-    for command, shorter in zip(commands, (small + length, small, ""), strict=True):
-        anomalib(command.partition(" ")[2] + shorter, tmp_path)
-    assert len(list(tmp_path.glob("results/Riad/latest/images/new_pictures/*.png"))) == 4
+    said = [
+        " ".join(anomalib(command.partition(" ")[2] + shorter, tmp_path).split())
+        for command, shorter in zip(commands, (small + length, small, ""), strict=True)
+    ]
+    assert "1 of 8 good pictures are held out of training to find the threshold" in said[0]
+    assert "1 good picture: at most 50 % false alarms on average" in said[0]
+    assert len(list(tmp_path.glob("results/Ssae/latest/images/new_pictures/*.png"))) == 4
     subprocess.run([sys.executable, *shlex.split(deploy)[1:]], cwd=tmp_path, check=True, timeout=300)
     assert len(list((tmp_path / "inspected").glob("*.jpg"))) == 4
     assert (tmp_path / "inspected/report.html").exists()

@@ -217,11 +217,15 @@ def _lost(before: str, name: str, read: deque[str] | None) -> int:
     return lost
 
 
-def judged(results: Iterable[Result], threshold: float | None) -> Iterator[Result]:
-    """Pass on results, with verdicts by the user's own threshold where there is one."""
+def judged(
+    results: Iterable[Result], threshold: float | None, pixel_threshold: float | None = None
+) -> Iterator[Result]:
+    """Pass on results, with verdicts and masks by the user's own thresholds where there are any."""
     for result in results:
         if threshold is not None:
             result.pred_label = result.scores[-1] > threshold
+        if pixel_threshold is not None:
+            result.pred_mask = result.anomaly_map > pixel_threshold
         yield result
 
 

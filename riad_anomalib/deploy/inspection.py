@@ -17,6 +17,7 @@ import cv2
 
 from riad_anomalib.report.names import name_of, readable
 
+from . import thresholds
 from .endings import ERROR, Ending, ending, say
 from .inference import average, infer, infer_requests, judged, load_model, noted, reason, score_threshold, usable
 from .output import OVERLAYS, Output, open_output, present, present_skipped
@@ -38,6 +39,8 @@ class Summary:
     frames: int = 0
     anomalous: int = 0
     undrawn: int = 0
+    threshold: str = ""
+    """What threshold holds, where it is not the model's own."""
 
     def skip(self, name: str, problem: str, output: Output | None, scores: int) -> None:
         """Report a picture that cannot be used, see :func:`present_skipped`."""
@@ -59,7 +62,7 @@ class Summary:
             f"{self.frames} frames, {self.anomalous} anomalous, {len(self.skipped)} skipped{undrawn}; "
             f"{self.frames / total:.1f} frames/s in {total:.1f} s\n"
             f"time: {reading / total:.0%} capture, {(results - reading) / total:.0%} preparing and awaiting inference, "
-            f"{(total - results) / total:.0%} drawing and output"
+            f"{(total - results) / total:.0%} drawing and output{chr(10) * bool(self.threshold)}{self.threshold}"
         )
 
 
@@ -109,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     goods = "with --output: pictures in a sub-folder NAME are good, those in others defective; the report counts errors"
     add("--good", metavar="NAME", help=goods)
     add("--show", action="store_true", help="show the pictures in a window; q or Escape ends")
-    units = "call pictures with a score above X anomalous, in the table's units (default: the model's own threshold)"
+    units = (
+        "call pictures with a score above X anomalous (default: the model's own, or what sub-command thresholds found)"
+    )
     add("--threshold", type=number, metavar="X", help=units)
     modes = "one picture at a time, or as many as OpenVINO proposes (default: %(default)s)"
     add("--mode", choices=("latency", "throughput"), default="latency", help=modes)
@@ -142,12 +147,18 @@ def _again(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> st
     return shlex.join(words)
 
 
-def _threshold(arguments: argparse.Namespace) -> float | None:
-    """Return the threshold to judge by; None for the verdicts of the model, which are on each frame's own score."""
-    if arguments.threshold is None and arguments.past_frames > 1:
-        return score_threshold(arguments.model)
-    threshold: float | None = arguments.threshold
-    return threshold
+def _thresholds(arguments: argparse.Namespace) -> tuple[float | None, float | None, str]:
+    """Return the thresholds of scores and of maps to judge by, and what to say of them.
+
+    None is for the verdicts of the model, which are on each frame's own score, and for its masks.
+    """
+    found = thresholds.read(arguments.model)
+    pixel = found.pixel if found else None
+    if arguments.threshold is not None:
+        return arguments.threshold, pixel, ""
+    if found:
+        return found.score, pixel, found.told(thresholds.file_of(arguments.model))
+    return (score_threshold(arguments.model) if arguments.past_frames > 1 else None), None, ""
 
 
 def _output(parser: argparse.ArgumentParser, arguments: argparse.Namespace, threshold: float | None) -> Output | None:
@@ -181,6 +192,8 @@ def _write(output: Output | None, summary: Summary, problem: str, *, is_cut_shor
         notes.append(f"The run ended early, after {summary.frames} pictures{': ' * bool(problem)}{problem}.")
     if output.overlays != "all":
         notes.append(f"--overlays {output.overlays}: other pictures are not shown.")
+    if summary.threshold:
+        notes.append(f"{summary.threshold[0].upper()}{summary.threshold[1:]}.")
     notes += [f"Skipped: {picture}" for picture in summary.skipped]
     return output.finish(problem, is_early=is_early)
 
@@ -207,7 +220,7 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
             model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
-            threshold = _threshold(arguments)
+            threshold, pixel_threshold, told = _thresholds(arguments)
             output = _output(parser, arguments, threshold)
         except ValueError as error:
             say(f"error: {error}", is_error=True)
@@ -219,13 +232,13 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         def is_wanted(_: object = None) -> bool:
             return not (asked.is_set() or (window and not window.is_open))
 
-        summary = Summary()
+        summary = Summary(threshold=told)
         skip = partial(summary.skip, output=output, scores=1 + (arguments.past_frames > 1))
         read: deque[str] = deque()
         frames = noted(takewhile(is_wanted, timed(summary.until_it_fails(source), summary.seconds, "reading")), read)
         images = usable(frames, model.input(0).partial_shape, skip)
         own_results = infer(infer_requests(model, arguments.mode), images, skip)
-        results = judged(average(own_results, arguments.past_frames, read), threshold)
+        results = judged(average(own_results, arguments.past_frames, read), threshold, pixel_threshold)
         problem, start = "", time.perf_counter()
         try:
             for result in timed(results, summary.seconds, "results"):

@@ -10,6 +10,7 @@ import anomalib.models  # noqa: F401
 
 from .length import progress, step_schedule
 from .module import HostMixin
+from .post_processing import VerdictPostProcessor
 from .pre_processing import height_and_width
 from .report_visualizer import ReportVisualizer
 from .video import check_past_frames
@@ -19,6 +20,7 @@ __all__ = [
     "HostMixin",
     "ReconstructionVisualizer",
     "ReportVisualizer",
+    "VerdictPostProcessor",
     "VideoVisualizer",
     "check_past_frames",
     "height_and_width",

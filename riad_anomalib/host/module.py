@@ -12,6 +12,7 @@ from anomalib.data import AnomalibDataModule, Batch, VideoBatch
 from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, Trainer
@@ -25,7 +26,7 @@ from torchvision.transforms.v2 import Resize
 from riad_anomalib.components.calibration import Calibration, mean_and_std
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, length, pre_processing, video
+from . import checkpoints, held_out, length, post_processing, pre_processing, video
 from .loaders import BatchCheck, check_validation, with_augmentations
 from .normal_images import normal_images, normal_statistics, warn_of_lost_range
 from .quantization import compress_weights, halve_weights, quantize, quantize_with_accuracy_control
@@ -93,6 +94,10 @@ class HostMixin(Module):
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
         return PreProcessor(Resize(image_size or cls.default_image_size, antialias=True))
 
+    def configure_post_processor(self) -> PostProcessor:
+        """Return the default post-processor: anomalib's, without a picture on the edge of the threshold."""
+        return post_processing.VerdictPostProcessor()
+
     @staticmethod
     def configure_visualizer() -> ImageVisualizer:
         """Return the default visualizer: anomalib's, and what videos need."""
@@ -108,6 +113,15 @@ class HostMixin(Module):
             self.pre_processor = self.configure_pre_processor(image_size)
         pre_processing.smooth_exports(self.pre_processor)
         return pre_processing.size_after(self.pre_processor, image_size)
+
+    def adopt_false_alarms(self, rate: float | None) -> None:
+        """Let thresholds be found at this rate of false alarms, None for what the post-processor says.
+
+        Raises:
+            ValueError: If it is no rate, or the post-processor knows none.
+        """
+        if rate is not None:
+            post_processing.set_rate(self.post_processor, rate)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -128,9 +142,14 @@ class HostMixin(Module):
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
         pre_processing.check_precision(self.trainer.precision)
-        check_validation(self.trainer)
         datamodule = getattr(self.trainer, "datamodule", None)
-        if video.has_videos(datamodule):
+        if stage == "fit" and isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+            post_processing.check_has_validation(self.post_processor)
+            self.trainer.limit_val_batches = 0  # val_split_mode none, with which anomalib fails on its loader
+        check_validation(self.trainer)
+        if not video.has_videos(datamodule):
+            held_out.take_all(datamodule, stage)
+        else:
             video.check_processes(self.trainer, self.past_frames)
             video.check_frame_order(datamodule, self.past_frames)
 
@@ -163,6 +182,7 @@ class HostMixin(Module):
             # Lightning's own command line for one class saves its arguments without a class_path.
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
+        held_out.fix_split(getattr(self._trainer, "datamodule", None))  # before any process sets up data
         return [BatchCheck(), *super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
 
     def on_fit_start(self) -> None:
@@ -254,17 +274,35 @@ class HostMixin(Module):
 
     # Checkpoints
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the checkpoint's pre-processing and refuse the weights of another network.
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> AnomalibModule:  # type: ignore[override]  # noqa: ANN401
+        """Build a model of a checkpoint, as anomalib does; ``post_processor=False`` leaves the bare map and score.
 
         Raises:
-            ValueError: If the checkpoint's network is another than this model's.
+            ValueError: If the checkpoint is of another model.
         """
+        try:
+            model: AnomalibModule = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except (RuntimeError, TypeError, ValueError):
+            # Of another model's arguments some fit, and what does not is no help.
+            checkpoints.check_model(torch.load(checkpoint_path, map_location="cpu", weights_only=True), cls)
+            raise
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's pre-processing and refuse the weights of another model or network.
+
+        Raises:
+            ValueError: If the checkpoint's model or network is another than this one.
+        """
+        checkpoints.check_model(checkpoint, type(self), [name for name, _ in self.named_parameters()])
         checkpoints.check_network(
             checkpoint, self.hparams, self.network_arguments, self.name, switches=self.network_switches
         )
         checkpoints.warn_of_other_scores(checkpoint, self.hparams, self.scoring_arguments)
         super().on_load_checkpoint(checkpoint)
+        if self.post_processor is None:
+            checkpoints.drop(checkpoint, "post_processor.")
         pre_processing.smooth_exports(self.pre_processor)
         size_before = self.image_size
         size = pre_processing.size_after(self.pre_processor, size_before)
@@ -330,14 +368,12 @@ class HostMixin(Module):
 
     def _check_thresholds(self) -> None:
         """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
-        post_processor: Any = self.post_processor
-        if not getattr(post_processor, "enable_thresholding", False):
-            return
-        if torch.as_tensor(post_processor.image_threshold).isnan():
+        if why := post_processing.without_thresholds(self.post_processor):
             msg = (
-                "the model to export has no thresholds, without which every verdict is meaningless: a validation finds "
-                "them. Give a checkpoint (--ckpt_path) of a training with validation (no limit_val_batches 0), call "
-                "Engine.validate before Engine.export, or export the bare anomaly map and score (post_processor=False)"
+                f"the model to export has no thresholds, without which every verdict is meaningless: {why}. "
+                f"{post_processing.WHAT_TO_DO}; on the command line --ckpt_path names the checkpoint. For the bare "
+                f"anomaly map and score: {self.name}.load_from_checkpoint(path, post_processor=False), then "
+                "Engine.export without ckpt_path"
             )
             raise ValueError(msg)
 

@@ -17,6 +17,7 @@ from riad_anomalib.report import Image, Report
 from riad_anomalib.report.names import apart, name_of
 
 from .loaders import datasets
+from .post_processing import without_thresholds
 from .processes import gathered
 from .visualizer import frame_paths, frames_as_images, output_path
 
@@ -58,6 +59,8 @@ class ReportVisualizer(Visualizer):
             f"{'Prediction' if trainer.predicting else 'Test'}: {' '.join(name for name in names if name)}",
             "python -m riad_anomalib.deploy model.xml pictures",
         )
+        if promise := getattr(pl_module.post_processor, "promise", None):
+            self._report.notes.append(f"The threshold is from {promise}.")
         self._is_cropped = _is_cropped(trainer, pl_module)
 
     on_predict_start = on_test_start
@@ -71,6 +74,7 @@ class ReportVisualizer(Visualizer):
         del outputs, args
         if self._report is None:
             return
+        post_processor = pl_module.post_processor
         images: Any = batch
         if isinstance(batch, VideoBatch):
             originals = batch.original_image
@@ -78,7 +82,7 @@ class ReportVisualizer(Visualizer):
         else:
             paths, originals = [item.image_path for item in batch], None
         for number, (item, path) in enumerate(zip(images, paths, strict=True)):
-            if item.pred_label is None or item.anomaly_map is None:
+            if item.anomaly_map is None or (item.pred_label is None and not without_thresholds(post_processor)):
                 msg = (
                     f"ReportVisualizer shows maps and verdicts, and {pl_module.name} gives none: leave its "
                     "post-processor on, or use anomalib's ImageVisualizer"
@@ -86,7 +90,8 @@ class ReportVisualizer(Visualizer):
                 raise ValueError(msg)
             place = len(self._report.rows) * trainer.world_size + trainer.global_rank  # samplers deal out in turn
             truth = None if item.gt_label is None else bool(item.gt_label)
-            self._report.add(path or f"{place:06}", float(item.pred_score), bool(item.pred_label), truth)
+            verdict = None if item.pred_label is None else bool(item.pred_label)
+            self._report.add(path or f"{place:06}", float(item.pred_score), verdict, truth)
             anomaly_map = item.anomaly_map.float().squeeze().cpu().numpy()
             pred_mask = np.zeros(anomaly_map.shape, np.bool_) if item.pred_mask is None else _mask(item.pred_mask)
             gt_mask = _mask(item.gt_mask) if truth and item.gt_mask is not None else None

@@ -20,6 +20,7 @@ from lightning.pytorch import Trainer
 
 from riad_anomalib.report.names import file_of, lengthened
 
+from .post_processing import without_thresholds
 from .processes import gathered
 from .video import video_names
 
@@ -164,7 +165,7 @@ class VideoVisualizer(ImageVisualizer):
     def _write(trainer: Trainer, pl_module: Any, videos: Mapping[str, Sequence[ScoredFrame]]) -> None:  # noqa: ANN401
         post_processor = pl_module.post_processor
         threshold = None
-        if getattr(post_processor, "enable_thresholding", False) and not post_processor.image_threshold.isnan():
+        if getattr(post_processor, "enable_thresholding", False) and not without_thresholds(post_processor):
             threshold = post_processor.normalized_image_threshold.item()
         folder = Path(trainer.default_root_dir) / "scores"
         names = video_names(videos)

@@ -24,7 +24,7 @@ class Row:
 
     name: str
     score: float
-    is_anomalous: bool
+    is_anomalous: bool | None
     is_defective: bool | None
     views: int = 0
 
@@ -56,13 +56,13 @@ class Report:
         self.started = datetime.now().astimezone()
         self.run = RunFolder(folder)
 
-    def add(self, name: str, score: float, is_anomalous: bool, is_defective: bool | None = None) -> None:
+    def add(self, name: str, score: float, is_anomalous: bool | None, is_defective: bool | None = None) -> None:
         """Take the result of the next picture.
 
         Args:
             name: What :func:`.names.name_of` makes of its path, of which all but the last part is its sub-folder.
             score: Its score.
-            is_anomalous: The verdict.
+            is_anomalous: The verdict, None where there is none: then the page has no threshold.
             is_defective: The truth, if it is known otherwise than by ``good``.
         """
         folders = PurePosixPath(name).parts[:-1]
@@ -141,8 +141,8 @@ class Report:
         return self.run.finish(page.render(data=data))
 
 
-def threshold_of(rows: list[Row]) -> float:
-    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does.
+def threshold_of(rows: list[Row]) -> float | None:
+    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does. None if there are no verdicts.
 
     Example:
         >>> threshold_of([Row("a", 0.2, False, None), Row("b", 0.7, True, None)])
@@ -150,6 +150,8 @@ def threshold_of(rows: list[Row]) -> float:
         >>> threshold_of([Row("a", 3.25, False, None), Row("b", 7.5, True, None)])
         3.25
     """
+    if any(row.is_anomalous is None for row in rows):
+        return None
     scored = [row for row in rows if math.isfinite(row.score)]
     if all((row.score > 0.5) == row.is_anomalous for row in scored):  # noqa: PLR2004  # where normalised scores part
         return 0.5

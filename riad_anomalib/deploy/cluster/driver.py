@@ -18,6 +18,7 @@ from pyarrow import compute
 from pyarrow.fs import FileType
 from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
+from riad_anomalib.deploy import thresholds
 from riad_anomalib.deploy.endings import say
 from riad_anomalib.deploy.inference import model_files, read_model, reason
 
@@ -162,6 +163,11 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
     which = arguments.overlays or "none"
     output = _new(arguments.output, arguments.source, which)
     read_model(arguments.model, openvino.Core())
+    found = thresholds.read(arguments.model)
+    threshold = arguments.threshold
+    if found and threshold is None:
+        threshold = found.score
+        say(found.told(thresholds.file_of(arguments.model)))
     folder = arguments.model.parent
     model = {file.relative_to(folder).as_posix(): file.read_bytes() for file in model_files(arguments.model)}
     names = ("device", "mode", "precision")
@@ -176,7 +182,8 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
         table = Table(output / "results")
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         overlays = Overlaid.of(pictures, output / "overlays", which)
-        inspector = model, files, overlays, arguments.threshold, options, attempts
+        pixel_threshold = found.pixel if found else None
+        inspector = model, files, overlays, threshold, options, attempts, pixel_threshold
         problem = ""
         try:
             try:

@@ -91,6 +91,7 @@ class Inspector:
         threshold: The user's own threshold, None for the model's verdicts.
         options: What :func:`load_model` takes.
         attempts: The actor :class:`Attempts`, None for no memory of what was begun.
+        pixel_threshold: The user's own threshold of the map, None for the model's masks.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class Inspector:
         threshold: float | None,
         options: dict[str, Any],
         attempts: Any = None,  # noqa: ANN401
+        pixel_threshold: float | None = None,
     ) -> None:
-        self.files, self.overlays, self.threshold, self.attempts = files, overlays, threshold, attempts
+        self.files, self.overlays, self.attempts = files, overlays, attempts
+        self.threshold, self.pixel_threshold = threshold, pixel_threshold
         self._model, self._options = model, options
 
     @cached_property
@@ -173,7 +176,7 @@ class Inspector:
         with ThreadPoolExecutor(READERS) as readers:
             contents = readers.map(self._read, paths)
             frames = usable(self._frames(names, contents), self.model.input(0).partial_shape, skip)
-            for result in judged(infer(self.requests, frames, skip), self.threshold):
+            for result in judged(infer(self.requests, frames, skip), self.threshold, self.pixel_threshold):
                 row = {"name": result.name, "score": result.pred_score, "verdict": result.verdict}
                 rows.append(row | {"reason": self._draw(result)})
         return rows

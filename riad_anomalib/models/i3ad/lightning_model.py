@@ -57,6 +57,7 @@ class I3ad(HostMixin, AnomalibModule):
         smoothing_size: Side length of the mean filter over the anomaly map: an odd number of pixels, or a share of the
             image's shorter side in (0, 1).
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
@@ -66,7 +67,7 @@ class I3ad(HostMixin, AnomalibModule):
             ``pre_processor`` that resizes wins over it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -103,6 +104,7 @@ class I3ad(HostMixin, AnomalibModule):
         # CHOICE [I3AD] Sec. 3: the paper does not smooth, or does not say so; this is RIAD's.
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         past_frames: int = 3,
+        false_alarms: float | None = None,
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
@@ -123,6 +125,7 @@ class I3ad(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
         self.loss = I3adLoss(adversarial_weight)

@@ -54,9 +54,10 @@ class Riad(HostMixin, AnomalibModule):
         num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
             removed pixel is 0 and the constants of GMS and SSIM are for [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -96,6 +97,7 @@ class Riad(HostMixin, AnomalibModule):
         num_partitions: int = 1,
         partition_seed: int = 0,
         past_frames: int = 3,
+        false_alarms: float | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -114,6 +116,7 @@ class Riad(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
         self.model = RiadModel(

@@ -75,9 +75,10 @@ class Ssae(HostMixin, AnomalibModule):
         image_size: Height and width that images are resized to, or one number for both, multiples of 8. A
             ``pre_processor`` that resizes wins over it.
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -124,6 +125,7 @@ class Ssae(HostMixin, AnomalibModule):
         lr: float = 1e-4,
         image_size: tuple[int, int] | int = default_image_size,
         past_frames: int = 3,
+        false_alarms: float | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -148,6 +150,7 @@ class Ssae(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         image_size = self.adopt_pre_processor(pre_processor, image_size)
         check_augmentation(augmentation, image_size, corruptions)
         self.corruptions = corruptions

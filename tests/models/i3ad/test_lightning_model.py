@@ -43,6 +43,7 @@ class TestI3ad(ModelContract, EngineContract):
         "calibration": "pixel",
         "smoothing_size": 7,
         "past_frames": 1,
+        "false_alarms": 0.4,
         "base_width": 8,
         "attention": False,
         "coarse": False,

@@ -37,6 +37,7 @@ class TestRiad(ModelContract, EngineContract):
         "num_partitions": 2,
         "partition_seed": 1,
         "past_frames": 1,
+        "false_alarms": 0.4,
     }
 
     def check_log(self, rows: list[dict[str, str]]) -> None:

@@ -49,6 +49,7 @@ class TestSsae(ModelContract, EngineContract):
         "lr": 0.1,
         "image_size": (32, 64),
         "past_frames": 1,
+        "false_alarms": 0.4,
     }
     needs: ClassVar[dict[str, dict[str, Any]]] = {"avgmap_power": {"calibration": "avgmap"}}
 
