@@ -5,7 +5,6 @@
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,12 @@ from pathlib import Path
 import cv2
 
 from riad_anomalib.false_alarms import Promise, check_rate, threshold
+from riad_anomalib.report.folder import replace
+from riad_anomalib.report.names import readable
 
+from .endings import ERROR
 from .inference import infer, infer_requests, load_model, model_files, reason, score_threshold, usable
 from .sources import open_source
-
-ERROR = 2
-"""Exit status; 1 is for pictures that were skipped."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,9 @@ def read(model: Path) -> Thresholds | None:
 
 
 def _write(found: Thresholds, file: Path) -> None:
-    """Write thresholds so that the file is never half of one."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(file)
+        replace(file, (json.dumps(asdict(found), indent=2) + "\n").encode())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         msg = f"{file} cannot be written ({error.strerror}): it belongs beside the model, so make that folder writable"
         raise ValueError(msg) from error
 
@@ -126,14 +121,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _find(arguments: argparse.Namespace, skipped: list[str]) -> Thresholds:
     def skip(name: str, problem: str) -> None:
-        print(f"skipped: {name} {problem}", file=sys.stderr)
+        print(readable(f"skipped: {name} {problem}"), file=sys.stderr)
         skipped.append(name)
 
     source = open_source(arguments.good)
     model = load_model(arguments.model, arguments.device, "throughput", arguments.precision)
     images = usable(source, model.input(0).partial_shape, skip)
     scores, peaks = [], []
-    for result in infer(infer_requests(model, "throughput"), images):
+    for result in infer(infer_requests(model, "throughput"), images, skip):
         scores.append(result.pred_score)
         peaks.append(float(result.anomaly_map.max()))
     try:
