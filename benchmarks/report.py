@@ -24,7 +24,7 @@ import yaml
 from anomalib.models import get_model
 from anomalib.utils.config import to_nested_dict
 from matplotlib import pyplot as plt
-from measuring import environment, gflop, table
+from measuring import environment, gflop, table, without_a_model
 
 from riad_anomalib import Riad
 
@@ -42,6 +42,8 @@ METRICS = {
     "image_F1Score": "Image F1 score",
     "pixel_F1Score": "Pixel F1 score",
 }
+LAMP = 0.9
+"""Image AUROC of the mean grey value from which on the lamp tells good from defective pictures."""
 BESIDE = ["RIAD (paper)", "PatchCore", "EfficientAd"]
 
 
@@ -171,11 +173,29 @@ def draw(per_metric: dict[str, dict[str, pd.DataFrame]], categories: list[str], 
     plt.close(figure)
 
 
+def baselines(root: Path | None, categories: list[str]) -> str:
+    """Return what can be told without any model, as a section; empty where the pictures are not here."""
+    if root is None:
+        return ""
+    figures = {
+        category: without_a_model(root / category) for category in categories if (root / category / "test").is_dir()
+    }
+    if not figures:
+        return ""
+    rows = [[category, *(f"{100 * value:.1f}" for value in values)] for category, values in figures.items()]
+    told = [category for category, (mean_grey, _) in figures.items() if mean_grey >= LAMP]
+    names = ["category", "mean grey value", "high-pass maximum"]
+    return f"## Image AUROC without a model\n\n{table(names, rows)}\n\n" + (
+        f"{', '.join(told)}: the lamp tells good from defective pictures; judge by pixels.\n\n" * bool(told)
+    )
+
+
 def main() -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, help="results.csv of the runner; without, the newest of runs/")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--root", type=Path, help="MVTec AD's folder, for what can be told without a model")
     parser.add_argument("--beside", nargs="*", default=BESIDE, help="published methods by a part of their name")
     arguments = parser.parse_args()
     files = arguments.results or sorted(Path("runs/benchmark").glob("*/results.csv"))[-1:]
@@ -200,6 +220,7 @@ def main() -> None:
         f"{runs_table(runs)}\n\n"
         + f"{failed} jobs failed and are left out.\n\n" * bool(failed)
         + "![Image and pixel AUROC](report.png)\n\n"
+        + baselines(arguments.root, categories)
         + "\n\n".join(tables)
         + "\n"
     )

@@ -13,7 +13,9 @@ from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_images
 from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.smoothing import anomaly_score, mean_filter, window_size
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host import HostMixin, height_and_width, step_schedule
 from riad_anomalib.registry import register
 
@@ -22,6 +24,7 @@ class BlurModel(nn.Module):
     def __init__(self, image_size: tuple[int, int], kernel_size: int, factor: int, calibration: str) -> None:
         super().__init__()
         self.factor, self.calibration, self.image_size = factor, Calibration(calibration), image_size
+        self.registration = Registration("none")
         self.network = nn.Conv2d(3, 3, kernel_size, padding=kernel_size // 2)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
@@ -54,6 +57,7 @@ class Blur(HostMixin, AnomalibModule):
         kernel_size: int = 3,
         factor: int = 4,
         calibration: str = "none",
+        variation: dict[str, float] | None = None,
         lr: float = 0.01,
         image_size: tuple[int, int] = default_image_size,
         pre_processor: PreProcessor | bool = True,
@@ -62,8 +66,10 @@ class Blur(HostMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         image_size = height_and_width(image_size)
+        variation = plain_strengths(variation)
         super().__init__(pre_processor, post_processor, evaluator, visualizer)
         self.lr = lr
+        self.variation = Variation(**variation) if variation else None
         self.model = BlurModel(self.adopt_pre_processor(pre_processor, image_size), kernel_size, factor, calibration)
 
     def training_step(self, batch: ImageBatch, *_: object) -> STEP_OUTPUT:

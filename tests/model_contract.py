@@ -93,6 +93,8 @@ class Contract:
             generator = torch.Generator().manual_seed(2)
             mean, std = (scale * torch.rand(1, *model.image_size, generator=generator) for scale in (0.2, 0.1))
             model.model.calibration.set_statistics(mean, std)
+        if model.model.registration.needs_statistics:
+            model.model.registration.gather(self.images(6))
         return model
 
     def images(self, number: int = 3) -> Tensor:
@@ -152,7 +154,9 @@ class ModelContract(Contract):
         images = model.pre_processor(self.images())
         optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
         torch.manual_seed(1)
-        model.train().training_step(ImageBatch(image=images), 0)["loss"].backward()
+        batch = ImageBatch(image=images)
+        model.train().on_train_batch_start(batch, 0)
+        model.training_step(batch, 0)["loss"].backward()
         optimizer.step()
         anomaly_map, _ = self.scores(model, images)
         clip = VideoBatch(image=images, video_path=["clip"] * len(images), frames=torch.arange(len(images))[:, None])

@@ -11,6 +11,7 @@ import report
 import yaml
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
 
 CONFIGS = Path(report.__file__).parents[1] / "configs"
 
@@ -108,6 +109,23 @@ def test_runs_are_told_apart_by_what_differs_and_riads_cost_is_counted(
     assert cells(text, "Image AUROC")["%"] == [*labels, "RIAD K=8 (paper)"]
     costs = {line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip("| ") for line in text.splitlines()}
     assert [costs[label] for label in labels] == ["20.7", "5.17", ""]  # as benchmarks/RESULTS.md says
+
+
+def test_what_the_lamp_tells_stands_beside_what_models_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for category, light in (("grid", 100), ("tile", 50)):
+        for kind, value in (("good", 50), ("bent", light)):
+            (tmp_path / "data" / category / "test" / kind).mkdir(parents=True)
+            for number in range(2):
+                picture = np.full((8, 8), value, np.uint8)
+                Image.fromarray(picture).save(tmp_path / "data" / category / "test" / kind / f"{number}.png")
+    file = write([riad("grid", 0, 0.9, 0.8), riad("tile", 0, 0.9, 0.8)], tmp_path / "results.csv")
+    run(monkeypatch, file, "--output", tmp_path / "report", "--root", tmp_path / "data")
+    text = (tmp_path / "report/report.md").read_text()
+    rows = cells(text, "Image AUROC without a model")
+    assert rows["category"] == ["mean grey value", "high-pass maximum"]
+    assert rows["grid"] == ["100.0", "50.0"]
+    assert rows["tile"] == ["50.0", "50.0"]
+    assert "\ngrid: the lamp tells good from defective pictures; judge by pixels." in text
 
 
 def test_jobs_that_failed_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

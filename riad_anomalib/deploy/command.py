@@ -6,7 +6,7 @@ from importlib import import_module
 
 from riad_anomalib.report.names import printable
 
-COMMANDS = {"inspect": ".inspection", "package": ".packaging", "thresholds": ".thresholds"}
+COMMANDS = {"inspect": ".inspection", "package": ".packaging", "stress": ".stress", "thresholds": ".thresholds"}
 """The module of each sub-command, whose ``main`` takes the words after the name and returns the exit status."""
 
 

@@ -24,11 +24,13 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib.components.calibration import Calibration, mean_and_std
+from riad_anomalib.components.registration import Registration
+from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.registry import public_path
 
 from . import checkpoints, held_out, length, post_processing, pre_processing, video
 from .loaders import BatchCheck, check_validation, with_augmentations
-from .normal_images import normal_images, normal_statistics, warn_of_lost_range
+from .normal_images import normal_batches, normal_images, normal_statistics, views, warn_of_lost_range
 from .quantization import compress_weights, halve_weights, quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
@@ -41,6 +43,11 @@ else:
 
 logger = logging.getLogger(__name__)
 
+STILL = (
+    "Calibration presumes that light and position stay as they are in the training images. Where they will not, give "
+    "--model.registration auto, or variation, for example --model.variation.translate 0.02 (docs/choosing.md)."
+)
+
 
 class TorchModel(Protocol):
     """What the host asks of ``self.model``, a torch module that returns anomalib's ``InferenceBatch`` in evaluation."""
@@ -49,6 +56,8 @@ class TorchModel(Protocol):
     """Height and width of the images that it takes, its only home."""
     calibration: Calibration
     """What normal images look like."""
+    registration: Registration
+    """Their light and place."""
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Take images of another size from now on; forget the statistics of normal images."""
@@ -83,6 +92,9 @@ class HostMixin(Module):
 
     past_frames: int = 3  # [RIAD] Sec. 4.3
     """Over how many frames of a video a score is averaged, its own the last; images never see it."""
+
+    variation: Variation | None = None
+    """How light and position vary in training, and in the statistics of normal images."""
 
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
@@ -188,6 +200,9 @@ class HostMixin(Module):
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
         length.warn_of_unseen_epochs(self.trainer)
+        bears = self.variation or self.model.registration.needs_statistics
+        if self.model.calibration.needs_statistics and not bears:
+            logger.warning(STILL)
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
@@ -198,17 +213,29 @@ class HostMixin(Module):
         warn_of_lost_range(self.trainer)
 
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
-        """Make every frame of a clip an image to train on."""
+        """Make every frame of a clip an image to train on; vary light and position of each."""
         del batch_idx
         video.flatten_clips(batch)
+        if self.variation:
+            batch.image = vary(batch.image, self.variation)  # the target too: lamps differ, to undo that is no task
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""
         self._frame_scores = None
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.gather_registration()
         calibration = self.model.calibration
-        if calibration.needs_statistics and self.trainer.state.fn == TrainerFn.FITTING:
+        if calibration.needs_statistics:
             gathered = self.normal_statistics(self.model.dissimilarity_map, calibration.statistics)
             calibration.set_statistics(*gathered)
+
+    def gather_registration(self) -> None:
+        """Take light and place of normal training images, which all further statistics depend on."""
+        if self.model.registration.needs_statistics:
+            images = (batch.to(self.device) for batch in normal_batches(self.trainer))
+            seen = [pre_processing.transformed(self.pre_processor, batch) for batch in images]
+            self.model.registration.gather(torch.cat(seen))
 
     def normal_statistics(
         self,
@@ -224,9 +251,12 @@ class HostMixin(Module):
         Returns:
             The two, on the CPU.
         """
+        draws = torch.Generator().manual_seed(0)  # the same in all processes, on every device, in every validation
 
         def values_of(images: Tensor) -> Tensor:
-            return values(pre_processing.transformed(self.pre_processor, images.to(self.device)))
+            seen = pre_processing.transformed(self.pre_processor, images.to(self.device))
+            seen_so = views(seen, self.variation, draws)
+            return torch.cat([values(self.model.registration(view)[0]) for view in seen_so])
 
         return normal_statistics(self.trainer, values_of, statistics)
 

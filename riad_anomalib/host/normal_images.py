@@ -9,9 +9,11 @@ from anomalib.data import ImageItem
 from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Transform
+
+from riad_anomalib.components.variation import Variation, vary
 
 from .loaders import datasets, parts, single, with_augmentations
 from .video import flatten_clips, frame_by_frame
@@ -22,6 +24,8 @@ NUM_IMAGES = 40
 """Training images that statistics are taken from."""
 NUM_FRAMES = 200
 """Training frames of video that they are taken from: whoever walks past is somewhere else in every one."""
+VIEWS = 4
+"""How often each of them is varied."""
 
 
 def spread(length: int, most: int) -> list[int]:
@@ -64,6 +68,21 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
     for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
         flatten_clips(batch)  # of a Subset of clips
         yield batch.image
+
+
+def views(image: Tensor, variation: Variation | None, generator: Generator) -> Iterator[Tensor]:
+    """Return what a line will show of normal images: as they are without variation, else varied, several times.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        variation: How light and position vary.
+        generator: Where draws come from.
+    """
+    if variation is None:
+        yield image
+        return
+    for _ in range(VIEWS):
+        yield vary(image, variation, generator)
 
 
 def normal_statistics(

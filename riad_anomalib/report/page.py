@@ -1,6 +1,7 @@
 """The page: what it is told of each picture, the files beside it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -53,6 +54,8 @@ class Report:
         self.folder, self.heading, self.command, self.threshold, self.good = folder, heading, command, threshold, good
         self.rows: list[Row] = []
         self.notes: list[str] = []
+        self.table: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+        """A heading, names of columns and rows of text, to stand above the pictures."""
         self.started = datetime.now().astimezone()
         self.run = RunFolder(folder)
 
@@ -138,7 +141,7 @@ class Report:
         template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
         # tojson leaves neither < nor > nor & nor any letter beyond ASCII: no name can end the script or be no text.
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-        return self.run.finish(page.render(data=data))
+        return self.run.finish(page.render(data=data, table=self.table))
 
 
 def threshold_of(rows: list[Row]) -> float | None:

@@ -17,6 +17,7 @@ class TestBlur(ModelContract, EngineContract):
         "kernel_size": 5,
         "factor": 2,
         "calibration": "pixel",
+        "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
     }

@@ -1,18 +1,26 @@
+import logging
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
+from anomalib.data.utils import read_image
 from anomalib.models.components import AnomalibModule
 from blur import Blur
+from engine_contract import engine
+from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from PIL import Image
+from torch import Tensor
 
 from riad_anomalib import ReconstructionVisualizer
+from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.host.normal_images import warn_of_lost_range
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
@@ -97,3 +105,52 @@ def test_a_model_without_reconstructions_has_none_to_show() -> None:
     visualizer: Any = ReconstructionVisualizer()
     with pytest.raises(TypeError, match="Other's torch model has no reconstruction"):
         visualizer.on_test_batch_end(None, other, None, None)
+
+
+STRENGTHS = {"brightness": 0.3, "translate": 0.1}
+
+
+class Watched(Blur):
+    """Keeps what it was trained on."""
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def training_step(self, batch: ImageBatch, *_: object) -> STEP_OUTPUT:
+        self.seen.append(batch.image.clone())  # type: ignore[union-attr]
+        return super().training_step(batch)
+
+
+def test_training_and_calibration_see_the_same_variation_and_say_if_there_is_none(
+    folder: Folder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def trained(**arguments: Any) -> tuple[Watched, list[Tensor]]:
+        seed_everything(0)
+        Watched.seen.clear()
+        model = Watched(image_size=(32, 48), calibration="pixel", visualizer=False, **arguments)
+        engine(tmp_path, max_epochs=1).fit(model, datamodule=folder)
+        return model, list(Watched.seen)
+
+    with caplog.at_level(logging.WARNING):
+        _, still = trained()
+    assert "presumes that light and position stay as they are" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        model, varied = trained(variation=STRENGTHS)
+    assert "presumes" not in caplog.text
+    normal = torch.cat(still)
+    assert all((normal == image).flatten(1).all(dim=1).any() for batch in still for image in batch)
+    assert sum((normal == image).flatten(1).all(dim=1).any() for batch in varied for image in batch) < len(normal)
+
+    # The statistics, worked out: the seed is fixed, each batch of images in their order is varied four times.
+    draws, variation = torch.Generator().manual_seed(0), Variation(**STRENGTHS)
+    files = [read_image(file, as_tensor=True) for file in folder.train_data.samples.image_path]
+    images = model.pre_processor.transform(torch.stack([torch.as_tensor(file) for file in files]))
+    with torch.no_grad():
+        values = [
+            model.eval().model.dissimilarity_map(vary(batch, variation, draws))
+            for batch in images.split(folder.train_batch_size)
+            for _ in range(4)
+        ]
+    torch.testing.assert_close(model.model.calibration.normal_mean, torch.cat(values).mean(dim=0))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
@@ -61,6 +62,12 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
+        variation: How light and position vary from picture to picture on the line: strengths by the names of
+            :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
+            training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         lr: Learning rate of the generator's Adam; the discriminator's is 4 times that; a tenth for the last sixth of
             training.
         image_size: Height and width that images are resized to, or one number for both, multiples of 4. A
@@ -86,6 +93,7 @@ class I3ad(HostMixin, AnomalibModule):
         "score_function",
         "image_score",
         "calibration",
+        "registration",
         "smoothing_size",
         "past_frames",
     )
@@ -108,6 +116,8 @@ class I3ad(HostMixin, AnomalibModule):
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
+        registration: str = "none",
+        variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] | int = default_image_size,
         pre_processor: PreProcessor | bool = True,
@@ -116,6 +126,7 @@ class I3ad(HostMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
+        variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         check_positive("lr", lr, paper="1e-4")
         past_frames = check_past_frames(past_frames)
@@ -128,6 +139,7 @@ class I3ad(HostMixin, AnomalibModule):
         self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
+        self.variation = Variation(**variation) if variation else None
         self.loss = I3adLoss(adversarial_weight)
         self.model = I3adModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
@@ -141,6 +153,7 @@ class I3ad(HostMixin, AnomalibModule):
             score_function=score_function,
             image_score=image_score,
             calibration=calibration,
+            registration=registration,
             smoothing_size=smoothing_size,
         )
         self.discriminator = Discriminator(self.model.channels, base_width) if adversarial_weight else None
@@ -170,6 +183,7 @@ class I3ad(HostMixin, AnomalibModule):
     def on_validation_start(self) -> None:
         """Choose the threshold of the mask, which all further statistics depend on, and gather these."""
         if self.model.mask_threshold is None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.gather_registration()
             self.model.choose_threshold(self._share_removed)
         super().on_validation_start()
 

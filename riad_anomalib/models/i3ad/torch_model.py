@@ -13,6 +13,7 @@ from riad_anomalib.components.arguments import check_choice, check_images, finit
 from riad_anomalib.components.batching import in_parts
 from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.components.masking import blobs, brush_strokes, checkerboards
+from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.similarity import squared_difference, ssim_difference
 from riad_anomalib.components.smoothing import (
     anomaly_score,
@@ -73,6 +74,7 @@ class I3adModel(nn.Module):
         score_function: How image and reconstruction are compared for the map, a key of :data:`SCORE_FUNCTIONS`.
         image_score: The image's score, a key of :data:`IMAGE_SCORES`.
         calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
+        registration: ``"none"``, ``"light"``, ``"position"`` or ``"auto"``.
         smoothing_size: Side length of the mean filter: an odd number of pixels, or a share of the image's shorter side
             in (0, 1).
 
@@ -97,6 +99,7 @@ class I3adModel(nn.Module):
         score_function: str,
         image_score: str,
         calibration: str,
+        registration: str,
         smoothing_size: float,
     ) -> None:
         super().__init__()
@@ -117,6 +120,7 @@ class I3adModel(nn.Module):
         self.score_function = score_function
         self.image_score = image_score
         self.calibration = Calibration(calibration)
+        self.registration = Registration(registration)
         self.smoothing_size = smoothing_size
         self.generator = Generator(channels, base_width, attention=attention, coarse=coarse)
         # Empty until it is chosen: a number that stood in for it would iterate, wrongly and in silence.
@@ -143,6 +147,7 @@ class I3adModel(nn.Module):
         self.register_buffer("boards", boards, persistent=False)
         self.chosen_threshold = torch.empty(0, device=boards.device)
         self.calibration.forget()
+        self.registration.forget()
 
     @property
     def threshold(self) -> float | Tensor:
@@ -178,10 +183,14 @@ class I3adModel(nn.Module):
         if self.training:
             removed = self.random_removed(len(image), image.device)
             return Inpainting(removed, self.generator(image, removed))
+        registered, motion = self.registration(image)
         values_map = mean_filter(
-            self.calibration(self.dissimilarity_map(image)), window_size(self.smoothing_size, self.image_size)
+            self.calibration(self.dissimilarity_map(registered)), window_size(self.smoothing_size, self.image_size)
         )
-        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map))
+        return InferenceBatch(
+            anomaly_map=self.registration.back(values_map, motion),
+            pred_score=IMAGE_SCORES[self.image_score](values_map),
+        )
 
     def random_removed(self, batch_size: int, device: torch.device) -> Tensor:
         """Draw a mask for each image: brush strokes, or one such as inference will meet ([I3AD] Sec. 3.1).

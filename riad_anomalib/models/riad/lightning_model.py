@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive, one_or_more, whole_number
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
@@ -48,6 +49,12 @@ class Riad(HostMixin, AnomalibModule):
             images at that pixel, the more the less they vary there. Gathered before every validation of a training.
         smoothing_size: Side length s_f of the mean filter over the anomaly map: an odd number of pixels, or a share of
             the image's shorter side in (0, 1); 0.08 is 21 pixels at 256, 11 at 128.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
+        variation: How light and position vary from picture to picture on the line: strengths by the names of
+            :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
+            training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
         image_size: Height and width that images are resized to, or one number for both, multiples of 16 and of every
             region size. A ``pre_processor`` that resizes wins over it.
@@ -73,6 +80,7 @@ class Riad(HostMixin, AnomalibModule):
         "num_disjoint_sets",
         "score_function",
         "calibration",
+        "registration",
         "smoothing_size",
         "num_partitions",
         "partition_seed",
@@ -92,6 +100,8 @@ class Riad(HostMixin, AnomalibModule):
         ssim_weight: float = 1.0,
         calibration: str = "none",
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
+        registration: str = "none",
+        variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] | int = default_image_size,
         num_partitions: int = 1,
@@ -107,6 +117,7 @@ class Riad(HostMixin, AnomalibModule):
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
         region_sizes = one_or_more("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
+        variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
@@ -119,6 +130,7 @@ class Riad(HostMixin, AnomalibModule):
         self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
+        self.variation = Variation(**variation) if variation else None
         self.model = RiadModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=self.adopt_pre_processor(pre_processor, image_size),
@@ -128,6 +140,7 @@ class Riad(HostMixin, AnomalibModule):
             skip_connections=skip_connections,
             score_function=score_function,
             calibration=calibration,
+            registration=registration,
             smoothing_size=smoothing_size,
             num_partitions=num_partitions,
             partition_seed=partition_seed,

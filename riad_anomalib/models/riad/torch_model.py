@@ -18,6 +18,7 @@ from riad_anomalib.components.masking import (
     reassemble,
     removed_regions,
 )
+from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.smoothing import anomaly_score, check_smoothing_size, mean_filter, window_size
 from riad_anomalib.components.unet import InpaintingUNet
 
@@ -39,6 +40,7 @@ class RiadModel(nn.Module):
         skip_connections: Whether the U-Net has skip connections (RIAD) or not (RIAD_ns, Table 6).
         score_function: Similarity behind the anomaly map, a key of :data:`SCORE_FUNCTIONS`.
         calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
+        registration: ``"none"``, ``"light"``, ``"position"`` or ``"auto"``.
         smoothing_size: Side length s_f of the mean filter: an odd number of pixels, or a share of the image's shorter
             side in (0, 1).
         num_partitions: Partitions of every region size that inference uses, at least 1.
@@ -61,6 +63,7 @@ class RiadModel(nn.Module):
         skip_connections: bool,
         score_function: str,
         calibration: str,
+        registration: str,
         smoothing_size: float,
         num_partitions: int,
         partition_seed: int,
@@ -80,6 +83,7 @@ class RiadModel(nn.Module):
         self.base_width = base_width
         self.score_function = score_function
         self.calibration = Calibration(calibration)
+        self.registration = Registration(registration)
         self.smoothing_size = smoothing_size
         self.num_partitions = num_partitions
         self.partition_seed = partition_seed
@@ -111,6 +115,7 @@ class RiadModel(nn.Module):
         # Not persistent: its shape follows the image size, and it can be drawn again from the arguments.
         self.register_buffer("removed", removed.to(device), persistent=False)
         self.calibration.forget()
+        self.registration.forget()
 
     @property
     def smoothing_window(self) -> int:
@@ -133,8 +138,11 @@ class RiadModel(nn.Module):
         check_images(image, self.channels, self.image_size)
         if self.training:
             return self.reconstruct(image, self.random_removed(len(image), image.device))
-        values_map = mean_filter(self.calibration(self.dissimilarity_map(image)), self.smoothing_window)
-        return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
+        registered, motion = self.registration(image)
+        values_map = mean_filter(self.calibration(self.dissimilarity_map(registered)), self.smoothing_window)
+        return InferenceBatch(
+            anomaly_map=self.registration.back(values_map, motion), pred_score=anomaly_score(values_map)
+        )
 
     def dissimilarity_map(self, image: Tensor) -> Tensor:
         """Compare a batch with its reconstructions: the anomaly map before calibration and smoothing.

@@ -24,6 +24,7 @@ from riad_anomalib.components.corruption import (
     random_crop,
 )
 from riad_anomalib.components.sdc import STRIDE
+from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import progress, step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
@@ -56,6 +57,12 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Least and greatest strength (root mean square) of a deformation, as shares of the shorter side.
         brightness: Greatest change of a patch's brightness, in [0, 1].
         augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
+        registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
+            network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
+            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
+        variation: How light and position vary from picture to picture on the line: strengths by the names of
+            :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
+            training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         crop_scales: Shares of the image's sides that training sees, each for an equal part of it, in order.
         score_function: How image and reconstruction are compared: ``"squared"`` or ``"ssim"``.
         smoothing_size: Side length k of the mean filter over the anomaly map: an odd number of pixels, or a share of
@@ -95,6 +102,7 @@ class Ssae(HostMixin, AnomalibModule):
         "smoothing_repeats",
         "image_score",
         "calibration",
+        "registration",
         "avgmap_power",
         "past_frames",
     )
@@ -111,6 +119,8 @@ class Ssae(HostMixin, AnomalibModule):
         displacement: Sequence[float] | float = DISPLACEMENT,
         brightness: float = 0.2,
         augmentation: str = "none",
+        registration: str = "none",
+        variation: dict[str, float] | None = None,
         crop_scales: Sequence[float] | float = (0.5, 0.75, 1.0),
         score_function: str = "squared",
         # CHOICE [SSAE] Eq. 3: k and n are left open, as is the power t of Eq. 14.
@@ -141,6 +151,7 @@ class Ssae(HostMixin, AnomalibModule):
             msg = f"crop_scales is {crop_scales}: give shares of the image's sides in (0, 1], or [1] for whole images"
             raise ValueError(msg)
         dilations = [whole_number("dilations", d) for d in one_or_more("dilations", dilations, "[1, 2, 4, 8]")]
+        variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
@@ -162,6 +173,7 @@ class Ssae(HostMixin, AnomalibModule):
         self.crop_scales = crop_scales
         self.lr = lr
         self.past_frames = past_frames
+        self.variation = Variation(**variation) if variation else None
         self.model = SsaeModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=image_size,
@@ -174,6 +186,7 @@ class Ssae(HostMixin, AnomalibModule):
             smoothing_size=smoothing_size,
             smoothing_repeats=smoothing_repeats,
             calibration=calibration,
+            registration=registration,
             avgmap_power=avgmap_power,
         )
         self.loss = SsaeLoss(objective, corrupted_weight)

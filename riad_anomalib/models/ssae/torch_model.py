@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from riad_anomalib.components.arguments import check_choice, check_images, whole_number
 from riad_anomalib.components.batching import in_parts
 from riad_anomalib.components.calibration import CALIBRATIONS, Calibration
+from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.sdc import STRIDE, FilteringAutoEncoder, check_image_size
 from riad_anomalib.components.smoothing import check_smoothing_size, mean_filter, window_size
 
@@ -37,6 +38,7 @@ class SsaeModel(nn.Module):
         smoothing_repeats: How often n the map is filtered.
         calibration: ``"none"``, ``"pixel"``, ``"auto"`` or ``"avgmap"``.
         avgmap_power: Power t of ``"avgmap"``.
+        registration: ``"none"``, ``"light"``, ``"position"`` or ``"auto"``.
 
     Raises:
         ValueError: If an argument is out of range or the sizes do not fit each other.
@@ -57,6 +59,7 @@ class SsaeModel(nn.Module):
         smoothing_repeats: int,
         calibration: str,
         avgmap_power: float,
+        registration: str,
     ) -> None:
         super().__init__()
         check_choice("objective", objective, OBJECTIVES)
@@ -74,6 +77,7 @@ class SsaeModel(nn.Module):
         self.smoothing_size = smoothing_size
         self.smoothing_repeats = smoothing_repeats
         self.calibration = Calibration(calibration, (*CALIBRATIONS, "auto", "avgmap"), avgmap_power)
+        self.registration = Registration(registration)
         self.networks = nn.ModuleList(
             FilteringAutoEncoder(channels, base_width, kernel_size, dilations) for _ in OBJECTIVES[objective]
         )
@@ -88,6 +92,7 @@ class SsaeModel(nn.Module):
         check_image_size(image_size, self.dilations)
         self.image_size = image_size
         self.calibration.forget()
+        self.registration.forget()
 
     def forward(self, image: Tensor) -> Tensor | InferenceBatch:
         """Repair (training) or score (evaluation) a batch.
@@ -107,9 +112,13 @@ class SsaeModel(nn.Module):
             check_images(image, self.channels, self._crop_of(image))
             return self.reconstructions(image)
         check_images(image, self.channels, self.image_size)
-        smoothed = self.smooth(self.calibration(self.dissimilarity_map(image)))
+        registered, motion = self.registration(image)
+        smoothed = self.smooth(self.calibration(self.dissimilarity_map(registered)))
         values_map = self.calibration.after_smoothing(smoothed, self.smooth).amax(dim=1, keepdim=True)  # (N, 1, H, W)
-        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map))
+        return InferenceBatch(
+            anomaly_map=self.registration.back(values_map, motion),
+            pred_score=IMAGE_SCORES[self.image_score](values_map),
+        )
 
     def _crop_of(self, image: Tensor) -> tuple[int, int]:
         """Return the size of training images if they may be crops, else that of whole ones."""

@@ -47,6 +47,8 @@ class TestI3ad(ModelContract, EngineContract):
         "base_width": 8,
         "attention": False,
         "coarse": False,
+        "registration": "light",
+        "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
     }

@@ -32,6 +32,8 @@ class TestRiad(ModelContract, EngineContract):
         "ssim_weight": 2.0,
         "calibration": "pixel",
         "smoothing_size": 7,
+        "registration": "light",
+        "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
         "num_partitions": 2,
@@ -50,7 +52,7 @@ class TestRiad(ModelContract, EngineContract):
         self.check_export(tmp_path, score_function="ssim", skip_connections=False, num_disjoint_sets=2)
 
     def test_grey_gradients_of_two_partitions_export(self, tmp_path: Path) -> None:
-        self.check_export(tmp_path, score_function="msgms_grey", num_partitions=2)
+        self.check_export(tmp_path, score_function="msgms_grey", num_partitions=2, registration="position")
 
 
 @pytest.mark.parametrize(

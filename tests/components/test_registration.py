@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import Tensor
+
+from riad_anomalib.components.registration import Registration
+from riad_anomalib.components.variation import moved
+
+HEIGHT, WIDTH = 64, 96
+
+
+def pictures(number: int = 6) -> Tensor:
+    """A product that lies alike in every picture: a smooth scene and fine grain of each picture's own."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 6, 8, generator=generator)
+    scene = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
+    return 0.25 + 0.4 * scene + 0.01 * torch.randn(number, 3, HEIGHT, WIDTH, generator=generator)
+
+
+def registration(kind: str, images: Tensor | None = None) -> Registration:
+    built = Registration(kind)
+    built.gather(pictures() if images is None else images)
+    return built
+
+
+def test_shifts_and_turns_are_found_and_undone_also_under_other_light() -> None:
+    images, motion = pictures(2), torch.tensor([[0.04, 0.03, -0.02], [-0.03, -0.04, 0.03]])
+    register = registration("position")
+    expected, rest = register(images)
+    assert rest is not None
+    assert rest.abs().max() < 0.005
+    ramp = 1 + 0.1 * torch.linspace(-1, 1, WIDTH)
+    shown = 0.8 * moved(images, motion[:, 0], motion[:, 1:], torch.ones(2)) * ramp
+    registered, found = register(shown)
+    assert found is not None
+    torch.testing.assert_close(found, motion, atol=0.006, rtol=0)
+    inner = (..., slice(8, -8), slice(8, -8))
+    assert (registered[inner] - expected[inner]).abs().mean() < 0.02
+    assert (shown[inner] - images[inner]).abs().mean() > 0.06
+
+
+@pytest.mark.parametrize(
+    "lamp",
+    [
+        lambda image: 0.7 * image,
+        lambda image: image + 0.1,
+        lambda image: 0.5 + 0.7 * (image - 0.5),
+        lambda image: image * torch.tensor([1.1, 1.0, 0.9])[:, None, None],
+    ],
+    ids=["gain", "offset", "contrast", "white balance"],
+)
+def test_light_is_exactly_that_of_normal_images_where_its_change_is_linear(lamp: object) -> None:
+    register = registration("light")
+    images = pictures()
+    expected, motion = register(images)
+    assert motion is None
+    torch.testing.assert_close(register(lamp(images))[0], expected, atol=0.01, rtol=0)  # type: ignore[operator]
+    assert (expected - images).abs().mean() < 0.01
+
+
+def test_a_slope_of_light_is_undone() -> None:
+    register, images = registration("light"), pictures()
+    sloping = images * (1 + 0.2 * torch.linspace(-1, 1, HEIGHT))[:, None]
+    assert (register(sloping)[0] - register(images)[0]).abs().mean() < 0.01
+    assert (sloping - images).abs().mean() > 0.03
+
+
+def test_what_lies_far_off_or_is_defective_stays_so() -> None:
+    register, images = registration("position"), pictures(1)
+    far = moved(images, torch.zeros(1), torch.tensor([[0.3, 0.0]]), torch.ones(1))
+    _, motion = register(far)
+    assert motion is not None
+    assert motion[:, 1:].abs().max() <= 0.061
+    broken = images.clone()
+    broken[..., 20:40, 30:50] = 0
+    assert (register(broken)[0] - register(images)[0])[..., 22:38, 32:48].abs().mean() > 0.2
+
+
+def test_auto_registers_position_only_where_normal_images_lie_alike() -> None:
+    assert registration("auto").solver.numel()
+    noise = torch.nn.functional.interpolate(torch.rand(20, 3, 16, 24), (HEIGHT, WIDTH), mode="bilinear")
+    unlike = registration("auto", noise)
+    assert not unlike.solver.numel()
+    assert unlike(noise)[1] is None
+
+
+def test_maps_go_back_to_where_the_picture_showed_it() -> None:
+    register, images = registration("position"), pictures(1)
+    images[..., 28:36, 44:52] = 1
+    shown = moved(images, torch.zeros(1), torch.tensor([[0.05, -0.05]]), torch.ones(1))
+    registered, motion = register(shown)
+    marked = register.back((registered.amin(dim=1, keepdim=True) > 0.9).float(), motion) > 0.5
+    rows, columns = marked[0, 0].nonzero().float().mean(dim=0).tolist()
+    assert rows == pytest.approx(31.5 - 0.05 * HEIGHT, abs=1)
+    assert columns == pytest.approx(47.5 + 0.05 * WIDTH, abs=1)
+
+
+def test_statistics_are_a_state_of_their_own_shape_and_none_has_no_state() -> None:
+    assert not Registration("none").state_dict()
+    first, second = registration("position"), Registration("position")
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(pictures())[0], second(pictures())[0])
+    second.forget()
+    with pytest.raises(ValueError, match="registration is 'position', but the statistics of normal images are missing"):
+        second(pictures())
+    with pytest.raises(ValueError, match=r"registration is 'affine': choose one of \['none', 'light'"):
+        Registration("affine")
+
+
+@pytest.mark.parametrize("kind", ["light", "position", "auto"])
+def test_flat_images_stay_finite(kind: str) -> None:
+    flat = torch.full((3, 3, HEIGHT, WIDTH), 0.5)
+    assert registration(kind, flat)(flat)[0].isfinite().all()
+    assert registration(kind)(torch.zeros_like(flat))[0].isfinite().all()
