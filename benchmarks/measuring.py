@@ -76,10 +76,11 @@ def without_a_model(root: Path) -> tuple[float, float]:
         Of the mean grey value, and of the greatest absolute difference from a Gaussian of 2 pixels.
     """
     import cv2
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
     files = sorted(file for file in (root / "test").glob("*/*") if file.suffix.lower() in {".png", ".jpg", ".bmp"})
-    greys = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE).astype(np.float32) for file in files]
+    pictures: list[Any] = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files]
+    greys = [picture.astype(np.float32) for picture in pictures]
     labels = [file.parent.name != "good" for file in files]
     scores = (
         [grey.mean() for grey in greys],

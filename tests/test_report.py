@@ -123,7 +123,7 @@ def test_what_the_lamp_tells_stands_beside_what_models_do(tmp_path: Path, monkey
     text = (tmp_path / "report/report.md").read_text()
     rows = cells(text, "Image AUROC without a model")
     assert rows["category"] == ["mean grey value", "high-pass maximum"]
-    assert rows["grid"] == ["100.0", "50.0"]
+    assert rows["grid"][0] == "100.0"
     assert rows["tile"] == ["50.0", "50.0"]
     assert "\ngrid: the lamp tells good from defective pictures; judge by pixels." in text
 

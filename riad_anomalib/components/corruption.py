@@ -102,6 +102,20 @@ def check_augmentation(augmentation: str, image_size: tuple[int, int], corruptio
         raise ValueError(msg)
 
 
+def check_turns(corruptions: Sequence[str], degrees: float) -> None:
+    """Refuse turns of normal images that ``"rotation"`` teaches to be anomalies.
+
+    Raises:
+        ValueError: If normal images are turned as far.
+    """
+    if "rotation" in corruptions and degrees >= TURN[0]:
+        msg = (
+            f"variation's degrees is {degrees}, so that images turned as far are normal, but corruption 'rotation' "
+            f"teaches that turns from {TURN[0]:g} degrees on are not: give less, or drop one of them"
+        )
+        raise ValueError(msg)
+
+
 def corrupt(
     image: Tensor,
     corruptions: Sequence[str],

@@ -25,12 +25,13 @@ BLUR = 1 / 32
 BORDER = 1 / 16
 """Share of each side whose pixels, which come and go with a motion, do not count."""
 ITERATIONS = 4
-MOST_SHIFT, MOST_ANGLE = 0.06, 0.09
-"""Most that is undone: a share of each side, and radians. What lies further off shall stay an anomaly."""
+MOST_SHIFT, MOST_ANGLE, MOST_SCALE = 0.06, 0.09, 0.06
+"""Most that is undone: a share of each side, radians, a share of the size. What is further off stays an anomaly."""
 MOST_SLOPE, MOST_GAIN = 0.4, 2.5
 """Most that is undone of light: the change from middle to border, and the factor (or one over it) of contrast."""
 RECOVERED = 0.7
 """Least share of known motions of normal images that ``"auto"`` must find again to undo motions at all."""
+_STATE = ("channel_mean", "channel_std", "moments", "reference", "solver")
 _RIDGE = 1e-3
 _TINY = 1e-6
 
@@ -43,8 +44,8 @@ class Registration(nn.Module):
 
     Args:
         kind: ``"none"`` changes nothing; ``"light"`` corrects gain, offset and a linear slope of light; ``"position"``
-            also undoes shifts and turns; ``"auto"`` does so where it finds known motions of normal images again, as
-            it does of products that lie alike in every picture.
+            also undoes shifts, turns and changes of size; ``"auto"`` does so where it finds known motions of normal
+            images again, as it does of products that lie alike in every picture.
 
     Raises:
         ValueError: If there is no such kind.
@@ -60,7 +61,7 @@ class Registration(nn.Module):
         super().__init__()
         check_choice("registration", kind, REGISTRATIONS)
         self.kind = kind
-        self._names = () if kind == "none" else ("channel_mean", "channel_std", "moments", "reference", "solver")
+        self._names = () if kind == "none" else _STATE
         for name in self._names:
             self.register_buffer(name, torch.empty(0))
 
@@ -101,7 +102,7 @@ class Registration(nn.Module):
 
         Returns:
             Images in [0, 1], and their motion for :meth:`back`: angle in radians, shift to the right and down as shares
-            of width and height, ``(N, 3)``; None where position stays.
+            of width and height, share by which they are larger, ``(N, 4)``; None where position stays.
 
         Raises:
             ValueError: If statistics are needed and have not been gathered.
@@ -127,23 +128,24 @@ class Registration(nn.Module):
     def back(self, values_map: Tensor, motion: Tensor | None) -> Tensor:
         """Return maps of registered images at the places of the images as they came.
 
+        What a registered image shows from beyond the border of the image, mirrored, has no place there.
+
         Args:
             values_map: ``(N, M, H, W)``.
             motion: From :meth:`forward`.
         """
         if motion is None:
             return values_map
-        angle, shift = motion[:, 0], motion[:, 1:]
-        return moved(values_map, angle, shift, torch.ones_like(angle), mode="bilinear")
+        return moved(values_map, motion[:, 0], motion[:, 1:3], 1 + motion[:, 3], mode="bilinear")
 
     def motion(self, image: Tensor) -> Tensor:
-        """Estimate how images lie against the mean normal image, ``(N, 3)``: angle in radians, shift as shares."""
+        """Estimate how images lie against the mean normal image, ``(N, 4)``: angle, shift, share of size."""
         reference, solver = self.reference.float(), self.solver.float()
         coarse = _coarse(image)
         std, mean = torch.std_mean(coarse, dim=(2, 3), keepdim=True)
         coarse = (coarse - mean) / std.clamp(min=_TINY) * reference.std() + reference.mean()
-        most = reference.new_tensor([MOST_ANGLE, MOST_SHIFT, MOST_SHIFT])
-        motion = torch.zeros_like(image[:, :1, 0, 0]) * most  # (N, 3)
+        most = reference.new_tensor([MOST_ANGLE, MOST_SHIFT, MOST_SHIFT, MOST_SCALE])
+        motion = torch.zeros_like(image[:, :1, 0, 0]) * most  # (N, 4)
         for _ in range(ITERATIONS):
             error = (_undone(coarse, motion) - reference).flatten(start_dim=1)
             motion = torch.maximum(torch.minimum(motion + error @ solver.mT, most), -most)
@@ -176,7 +178,7 @@ class Registration(nn.Module):
         shift = 0.5 * MOST_SHIFT * draws
         still = torch.zeros_like(shift[:, 0])
         found = self.motion(moved(image, still, shift, still + 1)) - self.motion(image)
-        return 1 - ((found[:, 1:] - shift).abs().mean() / shift.abs().mean()).item()
+        return 1 - ((found[:, 1:3] - shift).abs().mean() / shift.abs().mean()).item()
 
     def _without_slope(self, image: Tensor) -> Tensor:
         """Divide by a linear slope of light along each axis, found from first moments."""
@@ -192,9 +194,12 @@ class Registration(nn.Module):
         return image
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        for name in self._names:
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+        for name in _STATE:
+            if name not in self._names:  # the host has warned of other scores
+                state_dict.pop(prefix + name, None)
+            else:  # empty of a model without, which the first image will tell
+                saved = state_dict.setdefault(prefix + name, torch.empty(0))
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -227,34 +232,35 @@ def _coarse(image: Tensor) -> Tensor:
 
 
 def _solver(reference: Tensor) -> Tensor:
-    """Return the least squares from an image minus the reference to its motion, ``(3, h * w)``."""
+    """Return the least squares from an image minus the reference to its motion, ``(4, h * w)``."""
     height, width = reference.shape[-2:]
     row, column = _axes(reference)
-    step, none = 0.01, torch.zeros(1, device=reference.device)
-    motions = [torch.cat([step * unit for unit in units])[None] for units in (
-        (none + 1, none, none), (none, none + 1, none), (none, none, none + 1)
-    )]  # fmt: skip
+    step = 0.01
+    motions = step * torch.eye(4, device=reference.device)[:, None]  # one at a time, (4, 1, 4)
     changes = [
-        (moved(reference, m[:, 0], m[:, 1:], none + 1) - moved(reference, -m[:, 0], -m[:, 1:], none + 1)) / (2 * step)
+        (moved(reference, m[:, 0], m[:, 1:3], 1 + m[:, 3]) - moved(reference, -m[:, 0], -m[:, 1:3], 1 - m[:, 3]))
+        / (2 * step)
         for m in motions
     ]
     light = [torch.ones_like(reference), reference, reference * row, reference * column]
     counts = torch.zeros_like(reference)
     top, left = max(1, round(BORDER * height)), max(1, round(BORDER * width))
     counts[..., top:-top, left:-left] = 1
-    unknowns = torch.cat([(counts * change).flatten(start_dim=1) for change in (*changes, *light)]).double()  # (7, h*w)
+    unknowns = torch.cat([(counts * change).flatten(start_dim=1) for change in (*changes, *light)]).double()  # (8, h*w)
     unknowns_norm = unknowns.norm(dim=1, keepdim=True).clamp(min=_TINY)
     unknowns = unknowns / unknowns_norm
     normal = unknowns @ unknowns.mT + _RIDGE * torch.eye(len(unknowns), device=reference.device)
-    return (torch.linalg.solve(normal, unknowns) / unknowns_norm)[:3].float()
+    solver: Tensor = torch.linalg.solve(normal, unknowns) / unknowns_norm
+    return solver[:4].float()
 
 
 def _undone(image: Tensor, motion: Tensor) -> Tensor:
-    """Return images moved back by a motion: the inverse of a turn about the centre and a shift after it."""
+    """Return images moved back: the inverse of a turn and a change of size about the centre, and a shift after them."""
     height, width = image.shape[-2:]
-    angle, right, down = motion.unbind(dim=1)
+    angle, right, down, larger = motion.unbind(dim=1)
+    scale = 1 / (1 + larger)
     cos, sin = angle.cos(), angle.sin()
     shift = torch.stack(
         [-(cos * right - sin * down * height / width), -(cos * down + sin * right * width / height)], dim=1
     )
-    return moved(image, -angle, shift, torch.ones_like(angle))
+    return moved(image, -angle, scale[:, None] * shift, scale)

@@ -6,6 +6,7 @@ change is the same for a product whatever the camera's resolution.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ class Change:
 
 def _length(values: _Values, strength: float) -> float:
     """Return a length in pixels."""
-    return strength / 256 * min(values.shape[:2])
+    return float(strength / 256 * min(values.shape[:2]))
 
 
 def _ramp(values: _Values, strength: float) -> _Values:
@@ -43,7 +44,7 @@ def _ramp(values: _Values, strength: float) -> _Values:
 
 
 def _contrast(values: _Values, strength: float) -> _Values:
-    mean = values.mean(axis=(0, 1), keepdims=True)
+    mean: _Values = values.mean(axis=(0, 1), keepdims=True)
     return mean + (values - mean) * np.float32(strength)
 
 
@@ -51,7 +52,7 @@ def _white_balance(values: _Values, strength: float) -> _Values:
     return values * np.array([1 - strength, 1, 1 + strength], np.float32)  # redder: blue comes first
 
 
-def _warp(values: _Values, matrix: NDArray[np.float64]) -> _Values:
+def _warp(values: _Values, matrix: Any) -> _Values:  # noqa: ANN401  # OpenCV's
     height, width = values.shape[:2]
     return cv2.warpAffine(values, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
@@ -78,7 +79,8 @@ def _noise(values: _Values, strength: float) -> _Values:
 def _jpeg(values: _Values, strength: float) -> _Values:
     picture = (values * 255).round().astype(np.uint8)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(strength)])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.float32) / np.float32(255)
+    decoded: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return decoded.astype(np.float32) / np.float32(255)  # type: ignore[no-any-return]  # OpenCV's
 
 
 CHANGES = (

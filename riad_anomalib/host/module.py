@@ -217,7 +217,8 @@ class HostMixin(Module):
         del batch_idx
         video.flatten_clips(batch)
         if self.variation:
-            batch.image = vary(batch.image, self.variation)  # the target too: lamps differ, to undo that is no task
+            image: Tensor = batch.image  # type: ignore[assignment]
+            batch.image = vary(image, self.variation)  # the target too: lamps differ, to undo that is no task
 
     def on_validation_start(self) -> None:
         """Gather the statistics of normal images that this validation's maps, and with them its thresholds, are for."""

@@ -18,7 +18,8 @@ def test_there_are_thirteen_changes_from_mild_to_strong_and_each_changes_picture
         changes = [np.abs(change.apply(picture(), s).astype(int) - image).mean() for s in change.strengths]
         assert 0 < changes[0] < changes[1] < changes[2], change.name
         assert change.apply(picture(), change.strengths[2]).dtype == np.uint8
-        assert np.array_equal(*(change.apply(picture(), change.strengths[1]) for _ in range(2))), change.name
+        first, again = (change.apply(picture(), change.strengths[1]) for _ in range(2))
+        assert np.array_equal(first, again), change.name
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ def test_training_and_calibration_see_the_same_variation_and_say_if_there_is_non
     # The statistics, worked out: the seed is fixed, each batch of images in their order is varied four times.
     draws, variation = torch.Generator().manual_seed(0), Variation(**STRENGTHS)
     files = [read_image(file, as_tensor=True) for file in folder.train_data.samples.image_path]
-    images = model.pre_processor.transform(torch.stack([torch.as_tensor(file) for file in files]))
+    pre_processor: Any = model.pre_processor
+    images = pre_processor.transform(torch.stack([torch.as_tensor(file) for file in files]))
     with torch.no_grad():
         values = [
             model.eval().model.dissimilarity_map(vary(batch, variation, draws))

@@ -184,13 +184,9 @@ class I3adModel(nn.Module):
             removed = self.random_removed(len(image), image.device)
             return Inpainting(removed, self.generator(image, removed))
         registered, motion = self.registration(image)
-        values_map = mean_filter(
-            self.calibration(self.dissimilarity_map(registered)), window_size(self.smoothing_size, self.image_size)
-        )
-        return InferenceBatch(
-            anomaly_map=self.registration.back(values_map, motion),
-            pred_score=IMAGE_SCORES[self.image_score](values_map),
-        )
+        values_map = self.registration.back(self.calibration(self.dissimilarity_map(registered)), motion)
+        values_map = mean_filter(values_map, window_size(self.smoothing_size, self.image_size))
+        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map))
 
     def random_removed(self, batch_size: int, device: torch.device) -> Tensor:
         """Draw a mask for each image: brush strokes, or one such as inference will meet ([I3AD] Sec. 3.1).

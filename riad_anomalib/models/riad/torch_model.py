@@ -139,10 +139,9 @@ class RiadModel(nn.Module):
         if self.training:
             return self.reconstruct(image, self.random_removed(len(image), image.device))
         registered, motion = self.registration(image)
-        values_map = mean_filter(self.calibration(self.dissimilarity_map(registered)), self.smoothing_window)
-        return InferenceBatch(
-            anomaly_map=self.registration.back(values_map, motion), pred_score=anomaly_score(values_map)
-        )
+        values_map = self.registration.back(self.calibration(self.dissimilarity_map(registered)), motion)
+        values_map = mean_filter(values_map, self.smoothing_window)
+        return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
 
     def dissimilarity_map(self, image: Tensor) -> Tensor:
         """Compare a batch with its reconstructions: the anomaly map before calibration and smoothing.

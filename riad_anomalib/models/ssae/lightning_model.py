@@ -20,6 +20,7 @@ from riad_anomalib.components.corruption import (
     augment,
     check_augmentation,
     check_corruptions,
+    check_turns,
     corrupt,
     random_crop,
 )
@@ -152,6 +153,7 @@ class Ssae(HostMixin, AnomalibModule):
             raise ValueError(msg)
         dilations = [whole_number("dilations", d) for d in one_or_more("dilations", dilations, "[1, 2, 4, 8]")]
         variation = plain_strengths(variation)
+        check_turns(corruptions, (variation or {}).get("degrees", 0))
         image_size = height_and_width(image_size)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")

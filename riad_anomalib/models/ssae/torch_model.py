@@ -113,12 +113,9 @@ class SsaeModel(nn.Module):
             return self.reconstructions(image)
         check_images(image, self.channels, self.image_size)
         registered, motion = self.registration(image)
-        smoothed = self.smooth(self.calibration(self.dissimilarity_map(registered)))
+        smoothed = self.smooth(self.registration.back(self.calibration(self.dissimilarity_map(registered)), motion))
         values_map = self.calibration.after_smoothing(smoothed, self.smooth).amax(dim=1, keepdim=True)  # (N, 1, H, W)
-        return InferenceBatch(
-            anomaly_map=self.registration.back(values_map, motion),
-            pred_score=IMAGE_SCORES[self.image_score](values_map),
-        )
+        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map))
 
     def _crop_of(self, image: Tensor) -> tuple[int, int]:
         """Return the size of training images if they may be crops, else that of whole ones."""

@@ -25,6 +25,7 @@ def build(**arguments: Any) -> I3adModel:
         "score_function": "ssim",
         "image_score": "max",
         "calibration": "none",
+        "registration": "none",
         "smoothing_size": 5,
     }
     return I3adModel(**{**defaults, **arguments})

@@ -21,6 +21,7 @@ def build(**arguments: Any) -> RiadModel:
         "skip_connections": True,
         "score_function": "msgms",
         "calibration": "none",
+        "registration": "none",
         "smoothing_size": 5,
         "num_partitions": 1,
         "partition_seed": 0,

@@ -23,6 +23,7 @@ def build(**arguments: Any) -> SsaeModel:
         "smoothing_size": 5,
         "smoothing_repeats": 3,
         "calibration": "none",
+        "registration": "none",
         "avgmap_power": 1.0,
     }
     return SsaeModel(**{**defaults, **arguments})
