@@ -32,9 +32,9 @@ def dissimilarity_per_size(model: RiadModel, images: Tensor, shift: int) -> Tens
     for image in images.split(1):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             reconstructions = model.reconstructions(image)[0].float()  # (P*K, C, H, W)
-        similarity = SCORE_FUNCTIONS[model.score_function](image.expand_as(reconstructions), reconstructions)
+        difference = SCORE_FUNCTIONS[model.score_function](image.expand_as(reconstructions), reconstructions)
         down, right = torch.randint(-shift, shift + 1, (2,)).tolist()
-        per_size = (1 - similarity[:, 0]).unflatten(0, (-1, len(model.region_sizes))).mean(dim=0)  # (K, H, W)
+        per_size = difference[:, 0].unflatten(0, (-1, len(model.region_sizes))).mean(dim=0)  # (K, H, W)
         maps.append(per_size.roll((down, right), dims=(-2, -1)))
     return torch.stack(maps)
 

@@ -34,13 +34,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from riad_anomalib import I3ad, Riad
 from riad_anomalib.components.calibration import calibrate, mean_and_std
-from riad_anomalib.components.similarity import msgms_map
+from riad_anomalib.components.similarity import msgms_difference
 from riad_anomalib.components.smoothing import mean_filter, window_size
 from riad_anomalib.models.i3ad.iteration import Round
 from riad_anomalib.models.i3ad.torch_model import IMAGE_SCORES, SCORE_FUNCTIONS, I3adModel
 from riad_anomalib.models.riad.torch_model import RiadModel
 
-MAPS = SCORE_FUNCTIONS | {"msgms": lambda image, reconstruction: 1 - msgms_map(image, reconstruction)}
+MAPS = SCORE_FUNCTIONS | {"msgms": msgms_difference}
 
 
 def driving(riad: RiadModel, mask_threshold: float | None) -> I3adModel:

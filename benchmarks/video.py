@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import Resize
 
 from riad_anomalib import Riad, Ssae
 from riad_anomalib.components.calibration import Calibration, mean_and_std
-from riad_anomalib.components.similarity import absolute_map
+from riad_anomalib.components.similarity import absolute_difference
 from riad_anomalib.host.normal_images import spread
 from riad_anomalib.host.video import FrameScores, frame_by_frame
 
@@ -53,7 +53,7 @@ def main() -> None:
 
     normal = normal_set(data)
     mean_picture, of_background = normal.mean(dim=0, keepdim=True), Calibration("pixel")
-    of_background.set_statistics(*mean_and_std(1 - absolute_map(normal, mean_picture)))
+    of_background.set_statistics(*mean_and_std(absolute_difference(normal, mean_picture)))
     calibrations = {
         "none": Calibration("none"),
         model.calibration.kind: model.calibration,
@@ -74,7 +74,7 @@ def main() -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             maps = model.dissimilarity_map(batch.image)
         seconds += time.process_time() - start
-        background = 1 - absolute_map(batch.image, mean_picture)
+        background = absolute_difference(batch.image, mean_picture)
         for (calibration, past_frames), frame_scores in scores.items():
             compared = background if calibration == "mean picture" else maps
             model.dissimilarity_map = lambda _, compared=compared: compared

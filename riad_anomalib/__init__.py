@@ -14,6 +14,7 @@ from .registry import alias, registered
 if TYPE_CHECKING:
     from .host import ReconstructionVisualizer as ReconstructionVisualizer
     from .host import ReportVisualizer as ReportVisualizer
+    from .host import VerdictPostProcessor as VerdictPostProcessor
     from .host import VideoVisualizer as VideoVisualizer
     from .models.i3ad import I3ad as I3ad
     from .models.i3ad import I3adLoss as I3adLoss
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _modules = {model + part: module for model, module in MODELS.items() for part in ("", "Loss", "Model")}
 _modules |= dict.fromkeys(
-    ("ReconstructionVisualizer", "ReportVisualizer", "VideoVisualizer"),
+    ("ReconstructionVisualizer", "ReportVisualizer", "VerdictPostProcessor", "VideoVisualizer"),
     "riad_anomalib.host",
 )
 

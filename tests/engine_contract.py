@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import openvino
 import pytest
@@ -17,14 +18,15 @@ from anomalib.engine import Engine
 from anomalib.models import get_model, list_models
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from inspections import model_api
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from model_contract import UNATTACHED, Contract
+from model_contract import UNATTACHED, Contract, quantized
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Grayscale, Normalize, RandomInvert, Resize
 
-from riad_anomalib import ReconstructionVisualizer
+from riad_anomalib import ReconstructionVisualizer, deploy
 from riad_anomalib.host import normal_images
 from riad_anomalib.registry import alias
 
@@ -32,16 +34,6 @@ from riad_anomalib.registry import alias
 def engine(tmp_path: Path, **arguments: Any) -> Engine:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     return Engine(default_root_dir=tmp_path / "results", **{**quiet, **arguments})
-
-
-def quantized(model: Path) -> set[str]:
-    """Return the types of operations that 8-bit values go into."""
-    return {
-        target.get_node().get_type_name()
-        for operation in openvino.Core().read_model(model).get_ops()
-        if operation.get_type_name() == "FakeQuantize"
-        for target in operation.output(0).get_target_inputs()
-    }
 
 
 class Record(Callback):
@@ -322,10 +314,19 @@ class EngineContract(Contract):
             ckpt_path=checkpoint,
         )
         assert exported is not None
-        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        assert (
+            {"Convolution"}
+            <= quantized(openvino.Core().read_model(exported))
+            <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        )
         monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache
         inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+        wrapped = model_api(deploy.package(exported, "model-api", tmp_path / "packaged"))
         for path in sorted(Path(folder.root, "images").rglob("*.png")):  # type: ignore[arg-type]
             with torch.no_grad():
                 expected = model.eval()(torch.as_tensor(read_image(path, as_tensor=True))[None])
-            assert inferencer.predict(path).pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)  # type: ignore[union-attr]
+            predicted: Any = inferencer.predict(path)
+            assert predicted.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=0.15)
+            result = wrapped(cv2.imread(str(path)))
+            assert result.pred_score == pytest.approx(predicted.pred_score.item(), abs=1e-4)
+            assert result.pred_label == str(bool(predicted.pred_label.item()))

@@ -1,5 +1,7 @@
 """What every torch model and its exports must keep; a model's tests inherit it."""
 
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,12 +10,60 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import ImageBatch, InferenceBatch, VideoBatch
+from anomalib.data import ImageBatch, ImageItem, InferenceBatch, VideoBatch
+from half_precision import HalfPrecisionRuntime
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
+
+from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.host.quantization import compress_weights, halve_weights, quantize
 
 UNATTACHED = "ignore:You are trying to `self.log"
 """Of a training step without a trainer."""
+
+PRECISIONS = {"fp32": 1e-3, "fp16": 0.01, "int8": 0.05, "int8_ptq": 0.15, "bf16": 0.05, "emulated bf16": 0.05}
+"""How far a score may lie from torch's, as a share of the range of scores."""
+
+
+def quantized(model: openvino.Model) -> set[str]:
+    """Return the types of operations that 8-bit values go into."""
+    return {
+        target.get_node().get_type_name()
+        for operation in model.get_ops()
+        if operation.get_type_name() == "FakeQuantize"
+        for target in operation.output(0).get_target_inputs()
+    }
+
+
+class EveryScore(nn.Module):
+    """A torch model's scores by every score function and calibration, of one pass through its network."""
+
+    remember: Callable[[Tensor], None]
+
+    def __init__(self, model: Any, scorings: Sequence[tuple[str, str]], reconstructs: str, normal: Tensor) -> None:
+        super().__init__()
+        self.model, self.reconstructs, self.calibrations = model, reconstructs, nn.ModuleList()
+        self.scorers: list[Any] = []  # the same modules again
+        made: list[Tensor] = [getattr(model, reconstructs)(normal)]
+
+        def remember(values: Tensor) -> None:  # export refuses a list that changes, not what a function holds
+            made[0] = values
+
+        self.remember = remember
+        for score_function, kind in scorings:
+            scorer = copy.copy(model)
+            scorer.__dict__["_modules"] = dict(model._modules)
+            setattr(scorer, reconstructs, lambda _image: made[0])
+            scorer.score_function = score_function
+            scorer.calibration = Calibration(kind, ("none", "pixel", "avgmap"))
+            scorer.calibration.set_statistics(*scorer.calibration.statistics(scorer.dissimilarity_map(normal)))
+            self.calibrations.append(scorer.calibration)
+            self.scorers.append(scorer)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return scores, ``(N, S)``."""
+        self.remember(getattr(self.model, self.reconstructs)(image))
+        return torch.stack([scorer(image).pred_score for scorer in self.scorers], dim=1)
 
 
 class Contract:
@@ -28,6 +78,10 @@ class Contract:
     """Another value for every argument of the model's own."""
     needs: ClassVar[dict[str, dict[str, Any]]] = {}
     """What an argument needs of others to matter."""
+    scorings: ClassVar[Sequence[tuple[str, str]]] = (("", "none"), ("", "pixel"))
+    """Every score function with every calibration."""
+    reconstructs: ClassVar[str] = "reconstruction"
+    """The torch model's method behind them all."""
     rounding: ClassVar[float] = 1e-5
     """How far an export's results may lie from torch's."""
 
@@ -94,8 +148,8 @@ class ModelContract(Contract):
             needed = self.needs.get(name, {})
             assert self.outcome(**needed, **{name: value}) != (self.outcome(**needed) if needed else outcome), name
 
-    def outcome(self, **arguments: Any) -> tuple[float, float]:
-        """The means of maps, and of scores as those of a video, after one training step."""
+    def outcome(self, **arguments: Any) -> tuple[float, float, float]:
+        """The means of maps, and of scores as those of a video, after one training step, and a threshold of these."""
         model = self.build(**arguments)
         images = model.pre_processor(self.images())
         optimizer = torch.optim.SGD(model.parameters(), lr=model.hparams["lr"])
@@ -108,7 +162,11 @@ class ModelContract(Contract):
         clip = VideoBatch(image=images, video_path=["clip"] * len(images), frames=torch.arange(len(images))[:, None])
         with torch.no_grad():
             pred_score = model.test_step(clip, 0).pred_score
-        return anomaly_map.double().mean().item(), pred_score.double().mean().item()
+        clip.gt_label = torch.arange(len(images)) == 0
+        model.post_processor.on_validation_batch_end(None, None, clip)
+        model.post_processor.on_validation_epoch_end(None, None)
+        threshold = model.post_processor.image_threshold
+        return anomaly_map.double().mean().item(), pred_score.double().mean().item(), threshold.item()
 
     @pytest.mark.filterwarnings(UNATTACHED)
     def test_flat_images_train_and_score(self) -> None:
@@ -190,3 +248,58 @@ class ModelContract(Contract):
         assert lost(large) <= 3 * lost(small)
         even = torch.full_like(large, 0.7)
         assert lost(even) <= 2 * lost(pre_processor.transform(even)) + 1e-4
+
+    @pytest.mark.filterwarnings("ignore")  # torch.onnx, OpenVINO, NNCF, and a training step without a trainer
+    def test_every_precision_keeps_the_verdicts_of_every_score(self, tmp_path: Path) -> None:
+        """Of 40 pictures with defects of every strength, but for those within the tolerance of the threshold."""
+        model, normal, images = self.build(), self.stripes(torch.zeros(16)), self.stripes(torch.linspace(0, 1, 40))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            model.train().training_step(ImageBatch(image=normal), 0)["loss"].backward()
+            optimizer.step()
+        with torch.no_grad():
+            scorer = EveryScore(model.eval().model, self.scorings, self.reconstructs, normal).eval()
+            expected = scorer(images)
+            with HalfPrecisionRuntime(torch.bfloat16):
+                actual = {"emulated bf16": scorer(images).numpy()}
+        torch.onnx.export(
+            scorer,
+            (images,),
+            tmp_path / "model.onnx",
+            dynamo=True,
+            opset_version=18,
+            verbose=False,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        )
+        plain = openvino.convert_model(tmp_path / "model.onnx")
+        exports = {
+            "fp16": halve_weights(plain.clone()),
+            "int8": compress_weights(plain.clone()),
+            "int8_ptq": quantize(plain.clone(), [ImageItem(image=image) for image in normal[:8]]),  # type: ignore[arg-type]
+        }
+        assert {"Convolution"} <= quantized(exports["int8_ptq"]) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        for name, export in {"fp32": plain, **exports, "bf16": plain}.items():  # without it, OpenVINO stays in float32
+            compiled = openvino.compile_model(
+                export, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if name == "bf16" else "f32"}
+            )
+            actual[name] = compiled(images.numpy())[0]
+        lowest, highest = expected.numpy().min(axis=0), expected.numpy().max(axis=0)
+        threshold = np.quantile(expected.numpy(), 0.5, axis=0)
+        for name, tolerance in PRECISIONS.items():
+            error = np.abs(actual[name] - expected.numpy()) / (highest - lowest)
+            clear = np.abs(expected.numpy() - threshold) > tolerance * (highest - lowest)
+            assert clear.mean() > 0.5
+            verdicts = (actual[name] > threshold) == (expected.numpy() > threshold)
+            assert verdicts[clear].all(), (name, error.max(axis=0))
+
+    def stripes(self, strength: Tensor) -> Tensor:
+        """Return a bright pattern that repeats, with noise, and in each picture a defect of its strength."""
+        generator = torch.Generator().manual_seed(len(strength))
+        height, width = self.size
+        pattern = 0.75 + 0.2 * torch.sin(torch.arange(width) / 3) * torch.ones(3, height, 1)
+        images = pattern + 0.01 * torch.randn(len(strength), 3, height, width, generator=generator)
+        for image, share in zip(images, strength, strict=True):
+            row, column = (int(torch.randint(side - 8, (), generator=generator)) for side in self.size)
+            image[:, row : row + 8, column : column + 8] *= 1 - share
+        return images.clamp(0, 1)

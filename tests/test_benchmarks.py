@@ -18,6 +18,7 @@ import measuring
 import numpy as np
 import pytest
 import speed
+import thresholds
 import throughput
 import torch
 import tradeoff
@@ -33,7 +34,7 @@ from riad_anomalib import I3ad, Riad
 from riad_anomalib.components import calibration as calibration_of
 from riad_anomalib.components.smoothing import mean_filter, window_size
 from riad_anomalib.demo_data import CATEGORY
-from riad_anomalib.host.normal_images import with_augmentations
+from riad_anomalib.host.loaders import with_augmentations
 from riad_anomalib.host.video import frame_by_frame
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -67,6 +68,19 @@ def tables(text: str) -> list[dict[str, list[str]]]:
         assert rows.pop(1) == ["---"] * len(rows[0])
         found.append({row[0]: row[1:] for row in rows})
     return found
+
+
+def test_thresholds_count_alarms_and_finds_of_pictures_that_no_network_saw(run: Run, root: Path) -> None:
+    small = ("--seeds", 2, "--steps", 1, "--size", 32, "--width", 4, "--share", 0.34, "--shares", 0, 0.34)
+    asked, aurocs = tables(run(thresholds, "--root", root, "--rates", 0.1, *small))
+    rate, held_out, promised, alarms, interval, found, ours, best = asked[CATEGORY]
+    assert (rate, held_out, promised) == ("10 %", "1", "50 % / 90 %")
+    counted = [re.fullmatch(r"(\d+), (\d+) of (\d+)", cell) for cell in (alarms, found)]
+    assert [match and int(match[3]) for match in counted] == [NUM_GOOD, NUM_BAD]
+    assert interval.endswith("%")
+    assert 0 <= float(ours) <= float(best) <= 1
+    assert aurocs[CATEGORY][0] == "34 %"  # the later of two rows
+    assert all(0 <= float(value) <= 1 for value in aurocs[CATEGORY][1].split(", "))
 
 
 def reference_auroc(scores: Any, labels: Any) -> float:

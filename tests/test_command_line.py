@@ -17,6 +17,9 @@ import pytest
 import torch
 import yaml
 from anomalib.deploy import OpenVINOInferencer
+from inspections import page
+from PIL import Image
+from torchmetrics.functional.classification import binary_auroc
 
 from riad_anomalib import I3ad, Riad, Ssae
 from riad_anomalib.registry import alias
@@ -113,10 +116,14 @@ def test_a_mistake_ends_in_a_message_that_says_what_to_do(workplace: Path) -> No
     assert "set image_size to 240x256 or 256x256" in " ".join(output.split())
 
 
-def test_after_kill_9_training_goes_on_from_the_last_epoch(workplace: Path, tmp_path: Path) -> None:
+def test_after_kill_9_training_goes_on_from_the_last_checkpoint(workplace: Path, tmp_path: Path) -> None:
+    recipe = (CONFIGS / "riad.yaml").read_text()
+    interval = 'train_time_interval: "0:03:00"'
+    assert interval in recipe
+    (tmp_path / "riad.yaml").write_text(recipe.replace(interval, 'train_time_interval: "0:00:01"'))
     config = (
-        f"fit --config {CONFIGS}/riad.yaml --data {CONFIGS}/mvtec_ad.yaml --data.root {workplace}/datasets "
-        f"--data.category coffee --data.num_workers 0 {TINY} {CPU}"
+        f"fit --config riad.yaml --data {CONFIGS}/mvtec_ad.yaml --data.root {workplace}/datasets "
+        f"--data.category coffee --data.num_workers 0 --data.train_batch_size 2 {TINY} {CPU}"
     )
     checkpoint = tmp_path / "results/lightning_logs/version_0/checkpoints/last.ckpt"
     process = start(config, tmp_path)
@@ -126,22 +133,28 @@ def test_after_kill_9_training_goes_on_from_the_last_epoch(workplace: Path, tmp_
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    epoch = torch.load(checkpoint, weights_only=True)["epoch"]
+    saved = torch.load(checkpoint, weights_only=True)
+    epoch, step = saved["epoch"], saved["global_step"]
+    assert step > 2 * epoch  # within an epoch, or at its end
     output = anomalib(f"{config} --ckpt_path {checkpoint} --trainer.max_epochs {epoch + 3}", tmp_path)
     assert "Restored all states from the checkpoint" in output
     assert f"`max_epochs={epoch + 3}` reached" in output
-    resumed = tmp_path / "results/lightning_logs/version_1/checkpoints/last.ckpt"
-    assert torch.load(resumed, weights_only=True)["epoch"] == epoch + 2
+    with (tmp_path / "results/lightning_logs/version_1/metrics.csv").open() as file:
+        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+    assert epoch <= min(epochs) <= epoch + 1
+    assert max(epochs) == epoch + 2
 
 
+NUM_PICTURES = 19
 DDP = """
 import sys
 from pathlib import Path
 import torch
-from anomalib.data import MVTecAD
+from torch.utils.data import DataLoader, Subset
+from anomalib.data import MVTecAD, UCSDped
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
-from riad_anomalib import I3ad, Riad, Ssae
+from riad_anomalib import I3ad, ReportVisualizer, Riad, Ssae
 
 class Watch(Callback):
     def on_train_start(self, trainer, model):
@@ -158,22 +171,67 @@ class Watch(Callback):
 if __name__ == "__main__":
     seed_everything(0)
     data = MVTecAD(root=sys.argv[1], category="coffee", train_batch_size=1, num_workers=0)
-    model = MODEL(image_size=(32, 48), base_width=4, lr=0.01, calibration="pixel")
-    Engine(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, callbacks=[Watch()]).fit(model, datamodule=data)
+    model = MODEL(image_size=(32, 48), base_width=4, lr=0.01, calibration="pixel", visualizer=ReportVisualizer())
+    bare = {"past_frames": 1, "post_processor": False, "evaluator": False}
+    of_frames = MODEL(image_size=(32, 48), base_width=4, **bare)  # the same in both processes
+    two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    engine = Engine(**two, max_epochs=1, callbacks=[Watch()])
+    engine.fit(model, datamodule=data)
+    if len(sys.argv) > 2:
+        pictures = Subset(data.test_data, range(NUM_PICTURES))  # an odd number: one comes twice
+        engine.test(model, dataloaders=DataLoader(pictures, batch_size=4, collate_fn=data.test_data.collate_fn))
+        clips = UCSDped(*sys.argv[2:], num_workers=0, eval_batch_size=3)
+        metrics = Engine(**two, default_root_dir="video").test(of_frames, datamodule=clips)
+        torch.save(metrics[0], f"metrics{of_frames.global_rank}.pt")
 """
 
 
-@pytest.mark.parametrize("model", ["Riad", "Ssae", "I3ad"])  # I3ad has a discriminator too, and a threshold of its mask
-def test_two_processes_train_and_calibrate_one_network(model: str, workplace: Path, tmp_path: Path) -> None:
+def check_page(folder: Path, pictures: Path) -> None:
+    """Every picture of the test stands once on one page, with its files."""
+    (path,) = folder.rglob("report.html")
+    told = page(path.parent)["rows"]
+    assert len(told) == NUM_PICTURES
+    assert len({row["name"] for row in told}) == NUM_PICTURES
+    assert len(list((path.parent / "report_files").iterdir())) == sum(row["views"] + 1 for row in told)
+    assert not list(path.parent.glob("process_*"))
+    for number, row in enumerate(told):
+        files = path.parent / f"report_files/{number}.1.jpg", pictures / row["name"]
+        shown, taken = (np.asarray(Image.open(file).convert("RGB"), int) for file in files)
+        difference = shown - taken
+        assert np.abs(difference).mean() < 5
+
+
+def check_videos(folder: Path) -> None:
+    """Tables and AUROC are of all frames of every video."""
+    tables = sorted(folder.rglob("scores/*.csv"))
+    assert [table.stem for table in tables] == ["Test001", "Test002"]
+    metrics = [torch.load(folder / f"metrics{rank}.pt") for rank in (0, 1)]
+    assert metrics[0] == metrics[1]
+    for table in tables:
+        with table.open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["frame"]) for row in rows] == list(range(13))
+        scores = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
+        labels = torch.tensor([row["gt_label"] in {"1", "True"} for row in rows]).long()
+        expected = binary_auroc(scores, labels).item()
+        assert metrics[0][f"image_AUROC/{table.stem}"] == pytest.approx(expected)
+
+
+# I3ad has a discriminator too, and a threshold of its mask; one of them is enough for what follows training.
+@pytest.mark.parametrize("model", ["Riad", "Ssae", "I3ad"])
+def test_two_processes_train_and_calibrate_one_network_and_look_at_all(
+    model: str, workplace: Path, footage: Path, tmp_path: Path
+) -> None:
+    videos = [str(footage.parent), footage.name] if model == "Ssae" else []
     script = tmp_path / "ddp.py"
-    script.write_text(DDP.replace("MODEL", model))
+    script.write_text(DDP.replace("MODEL", model).replace("NUM_PICTURES", str(NUM_PICTURES)))
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", script, workplace / "datasets"],
+        [sys.executable, "-W", "ignore", script, workplace / "datasets", *videos],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     (drawn, before), (drawn_there, before_there) = (torch.load(tmp_path / f"rank{i}.pt") for i in (0, 1))
@@ -187,6 +245,9 @@ def test_two_processes_train_and_calibrate_one_network(model: str, workplace: Pa
     assert sum(map(torch.equal, trained, before)) <= 4
     assert torch.equal(mean, mean_there)
     torch.testing.assert_close(mean, expected)
+    if videos:
+        check_page(tmp_path, workplace / "datasets/coffee/test")
+        check_videos(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +288,7 @@ def test_every_config_of_video_trains_a_step_validates_and_tests(name: str, foot
 def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path: Path) -> None:
     coffee = workplace / "datasets/coffee"
     shutil.copytree(coffee / "train/good", tmp_path / "pictures/good")
-    shutil.copytree(coffee / "test/stain", tmp_path / "pictures/bad")
+    shutil.copytree(coffee / "test/good", tmp_path / "pictures/good/more")
     shutil.copytree(coffee / "test/good", tmp_path / "new_pictures")
     (tmp_path / "configs").symlink_to(CONFIGS)
     readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
@@ -236,12 +297,16 @@ def test_the_readmes_way_from_own_pictures_to_overlays(workplace: Path, tmp_path
     assert [command.split()[:2] for command in commands] == [
         ["anomalib", name] for name in ("train", "predict", "export")
     ]
-    assert "--config configs/riad_small.yaml" in commands[0]
-    small = f" --model.image_size [32,32] --model.base_width 2 {CPU}"
+    assert commands[0].endswith("--data.root pictures      --data.normal_dir good")  # nothing but good pictures
+    small = f" --model.image_size [32,32] --model.base_width 4 {CPU}"
     length = " --trainer.max_epochs 1 --trainer.check_val_every_n_epoch 1 --data.num_workers 0"
-    for command, shorter in zip(commands, (small + length, small, ""), strict=True):
-        anomalib(command.partition(" ")[2] + shorter, tmp_path)
-    assert len(list(tmp_path.glob("results/Riad/latest/images/new_pictures/*.png"))) == 4
+    said = [
+        " ".join(anomalib(command.partition(" ")[2] + shorter, tmp_path).split())
+        for command, shorter in zip(commands, (small + length, small, ""), strict=True)
+    ]
+    assert "1 of 8 good pictures are held out of training to find the threshold" in said[0]
+    assert "1 good picture: at most 50 % false alarms on average" in said[0]
+    assert len(list(tmp_path.glob("results/Ssae/latest/images/new_pictures/*.png"))) == 4
     subprocess.run([sys.executable, *shlex.split(deploy)[1:]], cwd=tmp_path, check=True, timeout=300)
     assert len(list((tmp_path / "inspected").glob("*.jpg"))) == 4
     assert (tmp_path / "inspected/report.html").exists()

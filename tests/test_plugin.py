@@ -44,20 +44,60 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import anomalib.models",
-        "import torch",
-        "from riad_anomalib import Riad",
-        "import riad_anomalib.models.riad.lightning_model",
-        "from anomalib.engine import Engine",
-    ],
-)
+@pytest.mark.parametrize("first", ["import anomalib.models", "from riad_anomalib import ReportVisualizer"])
 def test_anomalib_knows_the_model_whatever_is_imported_first(first: str) -> None:
     run = python(first + KNOWN)
     assert run.returncode == 0, run.stderr
     assert "riad_anomalib could not load" not in run.stderr
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for room in ("host", "models")
+    for path in (ROOT / "riad_anomalib" / room).rglob("*.py")
+)
+FIRST = [
+    "import torch",
+    *(f"from riad_anomalib import {name}" for name in ("Riad", "I3adLoss", "SsaeModel", "VideoVisualizer")),
+    *(f"import anomalib.{name}" for name in ("data", "engine", "deploy", "visualization", "callbacks", "cli.cli")),
+    *(f"import {name}" for name in MODULES),
+]
+
+# What is imported first is imported in a fork of its own, of a process that has all but anomalib and this package. The
+# hook stands where PyTorch calls it: after torch, before anything of anomalib.
+FORKS = """
+import os, sys, traceback
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+import torch, torchmetrics, torchvision, lightning.pytorch.cli, kornia, pandas, cv2, timm, sklearn.metrics
+import jsonargparse, matplotlib.pyplot
+from riad_anomalib import plugin
+assert not any(name.startswith("anomalib") for name in sys.modules)
+for first in FIRST:
+    if os.fork() == 0:
+        try:
+            plugin._autoload()
+            exec(first)
+            from anomalib.models import get_model, list_models
+            assert {"riad", "ssae", "i3ad"} <= set(list_models()), list_models()
+            import riad_anomalib
+            for name in riad_anomalib.__all__:
+                getattr(riad_anomalib, name)
+            get_model("Riad", base_width=1)
+        except BaseException:
+            print(first, "-- first:", file=sys.stderr)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(1)
+"""
+
+
+def test_every_module_may_come_first() -> None:
+    assert {"riad_anomalib.host.video", "riad_anomalib.models.i3ad"} < set(MODULES)
+    run = python(FORKS.replace("FIRST", repr(FIRST)))
+    assert run.returncode == 0, run.stderr
+    assert "could not load" not in run.stderr
 
 
 @pytest.mark.parametrize("switch", ["RIAD_ANOMALIB_AUTOLOAD", "TORCH_DEVICE_BACKEND_AUTOLOAD"])

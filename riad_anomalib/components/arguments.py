@@ -67,6 +67,16 @@ def plain_list(name: str, value: Any, example: str, of: str = "") -> list[Any]: 
     return list(value)
 
 
+def one_or_more(name: str, value: Any, example: str, of: str = "") -> list[Any]:  # noqa: ANN401
+    """Return a list as :func:`plain_list` does, also of a single number or name.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    is_single = isinstance(value, Real | str) and not isinstance(value, bool)
+    return plain_list(name, [value] if is_single else value, example, of)
+
+
 def check_images(image: Tensor, channels: int, image_size: tuple[int, int]) -> None:
     """Refuse a batch of another shape than ``(N, C, H, W)`` with the channels and size that a model was built for.
 

@@ -1,5 +1,6 @@
 """Resizing with antialiasing in operations that every exporter and runtime has."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,14 +8,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
-def _weights(source: int, target: int, like: Tensor) -> Tensor:
+def _triangle(lacking: Tensor, reach: Tensor) -> Tensor:
+    """Return 1 - x, with x the distance in units of the reach and ``lacking`` what it lacks of one."""
+    return lacking.clamp(min=0) / reach
+
+
+def _cubic(lacking: Tensor, reach: Tensor) -> Tensor:
+    """Return the cubic convolution of Keys with a = -1/2, which antialiased bicubic resizing has.
+
+    1 - 5/2 x^2 + 3/2 x^3 below 1 and 2 - 4 x + 5/2 x^2 - 1/2 x^3 below 2, in factors: their zeros are exact.
+    """
+    x, to_one, to_two = (reach - lacking) / reach, lacking / reach, (lacking + reach).clamp(min=0) / reach
+    return to_one * torch.where(lacking > 0, 1 + x - 1.5 * x.square(), to_two.square() / 2)
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bilinear": _triangle, "bicubic": _cubic}
+"""Shapes of a pixel's weights by the name that torchvision gives the interpolation."""
+
+
+def _weights(source: int, target: int, kernel: str, like: Tensor) -> Tensor:
     """Return what each source pixel contributes to each target pixel of a line, ``(target, source)``."""
     # Positions in units of 1 / (2 * target) source pixels are whole numbers, which a runtime of half precision leaves
     # as they are. bfloat16 has no half pixels beyond 128.
     centre = (2 * torch.arange(target, device=like.device) + 1) * source
     pixel = (2 * torch.arange(source, device=like.device) + 1) * target
     reach: Any = 2 * torch.sym_max(source, target)  # export cannot tell which is greater
-    weights: Tensor = (reach - (pixel - centre[:, None]).abs()).clamp(min=0).to(like.dtype) / reach
+    lacking = reach - (pixel - centre[:, None]).abs()
+    weights = KERNELS[kernel](lacking, like.new_ones(()) * reach)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
@@ -27,7 +47,7 @@ def _missing(weights: Tensor) -> Tensor:
 
 
 class AntialiasedResize(nn.Module):
-    """Bilinear resizing that averages where it shrinks: torchvision's ``Resize(size, antialias=True)``.
+    """Resizing that averages where it shrinks: torchvision's ``Resize(size, interpolation, antialias=True)``.
 
     As two matrix products, because OpenVINO drops the antialiasing of ONNX's Resize. Where it chooses bfloat16 it runs
     them in bfloat16, and loses marks against that while it compiles: so they are made such that rounding costs little.
@@ -36,15 +56,17 @@ class AntialiasedResize(nn.Module):
 
     Args:
         size: Height and width to resize to.
+        kernel: A key of :data:`KERNELS`.
 
     Example:
         >>> AntialiasedResize((1, 2))(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(1, 1, 1, 4))
         tensor([[[[0.1429, 0.8571]]]])
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], kernel: str = "bilinear") -> None:
         super().__init__()
         self.size = size
+        self.kernel = kernel
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize a batch.
@@ -58,8 +80,8 @@ class AntialiasedResize(nn.Module):
         height, width = image.shape[-2:]
         with torch.autocast(image.device.type, enabled=False):
             resized = image.to(torch.promote_types(image.dtype, torch.float32))
-            rows = _weights(height, self.size[0], resized)
-            columns = _weights(width, self.size[1], resized)
+            rows = _weights(height, self.size[0], self.kernel, resized)
+            columns = _weights(width, self.size[1], self.kernel, resized)
             resized = rows @ resized
             resized = resized + _missing(rows) * resized
             resized = resized @ columns.T

@@ -1,7 +1,9 @@
 """Similarity of an image and its reconstruction: gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
 
+from collections.abc import Callable, Iterator
+
 import torch
-from kornia.metrics import ssim
+from kornia.filters import get_gaussian_kernel1d
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -13,9 +15,94 @@ NUM_SCALES = 4
 # Keeps the derivative of the square root finite where an image is flat; 1e-6 is far below one grey level (4e-3).
 _TINY = 1e-12
 
+Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From values ``(N, C, H, W)`` to their mean and variance over SSIM's window, of the same shape."""
+
+
+# kornia's window and border: a Gaussian of 11 pixels, sigma 1.5 ([SSIM]), mirrored without the last pixel.
+_SIDE = 5
+_WINDOW = get_gaussian_kernel1d(2 * _SIDE + 1, 1.5, dtype=torch.float64)[0].tolist()
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def _mirrored(values: Tensor, dim: int) -> Tensor:
+    """Return values with five more on each side; slices, because CUDA's reflection padding is not deterministic."""
+    before, after = values.narrow(dim, 1, _SIDE), values.narrow(dim, -1 - _SIDE, _SIDE)
+    return torch.cat([before.flip(dim), values, after.flip(dim)], dim)
+
+
+def _convolved(values: Tensor) -> Tensor:
+    """Return the mean over the window by two convolutions, ``(N, C, H, W)``."""
+    window = values.new_tensor(_WINDOW)
+    lines = values.flatten(0, 1).unsqueeze(1)  # (N*C, 1, H, W)
+    lines = F.conv2d(_mirrored(lines, -1), window.view(1, 1, 1, -1))
+    return F.conv2d(_mirrored(lines, -2), window.view(1, 1, -1, 1)).view_as(values)
+
+
+def _means_and_variances(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over the window, for training."""
+    mean, mean_square = _convolved(torch.cat([values, values.square()])).chunk(2)
+    return mean, mean_square - mean.square()
+
+
+def _taps(values: Tensor, dim: int) -> Iterator[tuple[Tensor, float]]:
+    """Yield each neighbour in a line of the window, and its weight."""
+    padded = _mirrored(values, dim)
+    for tap, weight in enumerate(_WINDOW):
+        if tap != _SIDE:
+            yield padded.narrow(dim, tap, values.shape[dim]), weight
+
+
+def _line(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over a line of the window: of what its pixels differ from the one in the middle.
+
+    With that pixel's weight of 0.27 in it, the difference of the two moments loses two bits at most.
+    """
+    mean, mean_square = torch.zeros_like(values), torch.zeros_like(values)
+    for neighbour, weight in _taps(values, dim):
+        difference = neighbour - values
+        mean = mean.add(difference, alpha=weight)
+        mean_square = mean_square.addcmul(difference, difference, value=weight)
+    return values + mean, mean_square - mean.square()
+
+
+def _exact_means_and_variances(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over the window, in arithmetic that half precision leaves nearly as it is.
+
+    The variance is the mean of the rows' variances plus the variance of the rows' means. E[x^2] - E[x]^2 would cancel:
+    in bfloat16 its error on a bright surface is above the formula's constant. Slices and sums instead of convolutions,
+    whose weights compression would round, and whose input OpenVINO rounds to bfloat16; it keeps in float32 what comes
+    after the last of them.
+    """
+    row_mean, row_variance = _line(values, -1)
+    mean, variance = _line(row_mean, -2)
+    variance = variance.add(row_variance, alpha=_WINDOW[_SIDE])
+    for neighbour, weight in _taps(row_variance, -2):
+        variance = variance.add(neighbour, alpha=weight)
+    return mean, variance
+
+
+def _one_minus_ssim_per_channel(image: Tensor, reconstruction: Tensor, moments: Moments) -> Tensor:
+    """Return 1 - SSIM per channel, ``(N, C, H, W)``.
+
+    SSIM is a product of (2 m n + c1) / (m^2 + n^2 + c1), with m and n the means, and (2 cov + c2) / (v + w + c2), with
+    v and w the variances. With means and variances of sum and difference, each factor is 1 minus something that is 0
+    where window and window agree, in every precision; and there are four moments instead of five.
+    """
+    # The sum is shifted to around 0 and then to where it was: float32 has twice the steps there.
+    mean_sum, sum_variance = moments(image + reconstruction - 1)
+    mean_difference, difference_variance = moments(image - reconstruction)
+    squared_means = ((mean_sum + 1).square() + mean_difference.square()) / 2  # m^2 + n^2
+    variances = (sum_variance + difference_variance) / 2  # v + w
+    brightness = mean_difference.square() / (squared_means + _C1)
+    structure = difference_variance / (variances + _C2)
+    return brightness + structure - brightness * structure
+
 
 def ssim_per_channel(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the SSIM map of [SSIM] per channel, kornia's: Gaussian window of 11, sigma 1.5, reflected border.
+    """Return the SSIM map of [SSIM] per channel, kornia's, for training: fast, and exact in float32 alone.
+
+    Convention: Gaussian window of 11, sigma 1.5, mirrored border.
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
@@ -24,10 +111,8 @@ def ssim_per_channel(image: Tensor, reconstruction: Tensor) -> Tensor:
     Returns:
         Similarity in [-1, 1], ``(N, C, H, W)``.
     """
-    # kornia before 0.9, the last for Python 3.10, would convolve in the lower precision.
     with torch.autocast(image.device.type, enabled=False):
-        similarity: Tensor = ssim(image, reconstruction, window_size=11, max_val=1.0, eps=0.0)
-    return similarity
+        return 1 - _one_minus_ssim_per_channel(image, reconstruction, _means_and_variances)
 
 
 def gradient_magnitude(image: Tensor) -> Tensor:
@@ -51,12 +136,29 @@ def gradient_magnitude(image: Tensor) -> Tensor:
     """
     # CHOICE [RIAD] Eq. 3: colour and border are left open; every channel by itself, the outermost pixels repeated.
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")  # (N, C, H+2, W+2)
-    # Sums and differences instead of a convolution: the same numbers, and autocast leaves them in float32.
-    down = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]  # (N, C, H, W+2)
-    across = padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]  # (N, C, H+2, W)
-    horizontal = (down[..., 2:] - down[..., :-2]) / 3
-    vertical = (across[..., 2:, :] - across[..., :-2, :]) / 3
+    # Sums and differences instead of a convolution: the same numbers, and autocast leaves them in float32. Differences
+    # first: half precision has no small ones between sums.
+    right = padded[..., 2:] - padded[..., :-2]  # (N, C, H+2, W)
+    below = padded[..., 2:, :] - padded[..., :-2, :]  # (N, C, H, W+2)
+    horizontal = (right[..., :-2, :] + right[..., 1:-1, :] + right[..., 2:, :]) / 3
+    vertical = (below[..., :-2] + below[..., 1:-1] + below[..., 2:]) / 3
     return (horizontal.square() + vertical.square() + _TINY).sqrt()
+
+
+def gms_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return 1 - GMS, (g - g_r)^2 / (g^2 + g_r^2 + c), per pixel and channel ([RIAD] Eq. 4).
+
+    Convention: written so that half precision, which has few steps below 1, keeps small differences.
+
+    Args:
+        image: Batch in [0, 1], ``(N, C, H, W)``.
+        reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
+
+    Returns:
+        Difference in [0, 1), 0 where the gradients agree, ``(N, C, H, W)``.
+    """
+    g, g_r = gradient_magnitude(image), gradient_magnitude(reconstruction)
+    return (g - g_r).square() / (g.square() + g_r.square() + GMS_CONSTANT)
 
 
 def gms(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -78,34 +180,33 @@ def gms(image: Tensor, reconstruction: Tensor) -> Tensor:
         >>> gms(edge, 0.8 * edge)[0, 0, 0].round(decimals=3)
         tensor([1.0000, 1.0000, 0.9760, 0.9760, 1.0000])
     """
-    g, g_r = gradient_magnitude(image), gradient_magnitude(reconstruction)
-    return (2 * g * g_r + GMS_CONSTANT) / (g.square() + g_r.square() + GMS_CONSTANT)
+    return 1 - gms_difference(image, reconstruction)
 
 
-def gms_pyramid(image: Tensor, reconstruction: Tensor) -> list[Tensor]:
-    """Return the GMS at each scale of a 2x2 average pooling pyramid ([RIAD] Sec. 3.2).
+def gms_difference_pyramid(image: Tensor, reconstruction: Tensor) -> list[Tensor]:
+    """Return 1 - GMS at each scale of a 2x2 average pooling pyramid ([RIAD] Sec. 3.2).
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``, H and W multiples of 8.
         reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
 
     Returns:
-        Similarities in (0, 1] on each scale's own grid, ``(N, C, H/2^l, W/2^l)`` for l = 0 to 3.
+        Differences in [0, 1) on each scale's own grid, ``(N, C, H/2^l, W/2^l)`` for l = 0 to 3.
 
     Example:
         >>> image = torch.rand(1, 3, 16, 24)
-        >>> [tuple(similarity.shape) for similarity in gms_pyramid(image, image)]
+        >>> [tuple(difference.shape) for difference in gms_difference_pyramid(image, image)]
         [(1, 3, 16, 24), (1, 3, 8, 12), (1, 3, 4, 6), (1, 3, 2, 3)]
     """
-    similarities = [gms(image, reconstruction)]
+    differences = [gms_difference(image, reconstruction)]
     for _ in range(NUM_SCALES - 1):
         image, reconstruction = F.avg_pool2d(image, 2), F.avg_pool2d(reconstruction, 2)
-        similarities.append(gms(image, reconstruction))
-    return similarities
+        differences.append(gms_difference(image, reconstruction))
+    return differences
 
 
-def msgms_map(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the multi-scale GMS map: the scales' GMS brought to full size and averaged ([RIAD] Sec. 3.4).
+def msgms_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return 1 - MSGMS: the scales' 1 - GMS brought to full size and averaged ([RIAD] Sec. 3.4).
 
     Convention: mean over channels; bilinear upsampling.
 
@@ -114,57 +215,58 @@ def msgms_map(image: Tensor, reconstruction: Tensor) -> Tensor:
         reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
 
     Returns:
-        Similarity in (0, 1], ``(N, 1, H, W)``.
+        Difference in [0, 1), ``(N, 1, H, W)``.
     """
     # CHOICE [RIAD] Sec. 3.4: how to upsample is left open; bilinear, and the mean over channels.
     per_scale = [
-        F.interpolate(similarity.mean(dim=1, keepdim=True), size=image.shape[-2:], mode="bilinear")  # (N, 1, H, W)
-        for similarity in gms_pyramid(image, reconstruction)
+        F.interpolate(difference.mean(dim=1, keepdim=True), size=image.shape[-2:], mode="bilinear")  # (N, 1, H, W)
+        for difference in gms_difference_pyramid(image, reconstruction)
     ]
     return torch.stack(per_scale).mean(dim=0)
 
 
-def msgms_grey_map(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the multi-scale GMS map of grey images: what colour alone tells apart does not count.
+def msgms_grey_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return 1 - MSGMS of grey images: what colour alone tells apart does not count.
 
-    Convention: grey is the mean over channels; otherwise as :func:`msgms_map`.
+    Convention: grey is the mean over channels; otherwise as :func:`msgms_difference`.
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``, H and W multiples of 8.
         reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
 
     Returns:
-        Similarity in (0, 1], ``(N, 1, H, W)``.
+        Difference in [0, 1), ``(N, 1, H, W)``.
     """
-    return msgms_map(image.mean(dim=1, keepdim=True), reconstruction.mean(dim=1, keepdim=True))
+    return msgms_difference(image.mean(dim=1, keepdim=True), reconstruction.mean(dim=1, keepdim=True))
 
 
-def ssim_map(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the SSIM map of [SSIM], for RIAD_SSIM ([RIAD] Table 6).
+def one_minus_ssim(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return 1 - SSIM of [SSIM], for RIAD_SSIM ([RIAD] Table 6).
 
-    Convention: mean over channels.
+    Convention: window and border as :func:`ssim_per_channel`; mean over channels; half precision costs little.
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``, H and W at least 6.
         reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
 
     Returns:
-        Similarity in [-1, 1], ``(N, 1, H, W)``.
+        Difference in [0, 2], 0 where window and window agree, ``(N, 1, H, W)``.
     """
-    return ssim_per_channel(image, reconstruction).mean(dim=1, keepdim=True)
+    per_channel = _one_minus_ssim_per_channel(image, reconstruction, _exact_means_and_variances)
+    return per_channel.mean(dim=1, keepdim=True)
 
 
-def absolute_map(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return 1 minus the absolute difference, mean over channels; not of the papers (docs/video.md).
+def absolute_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the absolute difference, mean over channels; not of the papers (docs/video.md).
 
     Args:
         image: Batch in [0, 1], ``(N, C, H, W)``.
         reconstruction: Batch in [0, 1], ``(N, C, H, W)``.
 
     Returns:
-        Similarity in [0, 1], ``(N, 1, H, W)``.
+        Difference in [0, 1], ``(N, 1, H, W)``.
     """
-    return 1 - (image - reconstruction).abs().mean(dim=1, keepdim=True)
+    return (image - reconstruction).abs().mean(dim=1, keepdim=True)
 
 
 def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
@@ -179,7 +281,7 @@ def ssim_difference(image: Tensor, reconstruction: Tensor) -> Tensor:
     """
     # DEVIATES [I3AD] Sec. 2.3: the paper calls SSIM itself an anomaly score and removes where it exceeds a threshold;
     # what grows with damage must be meant.
-    return (1 - ssim_map(image, reconstruction)) / 2
+    return one_minus_ssim(image, reconstruction) / 2
 
 
 def squared_difference(image: Tensor, reconstruction: Tensor) -> Tensor:

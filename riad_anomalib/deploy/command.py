@@ -4,7 +4,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = {"inspect": ".inspection", "stress": ".stress"}
+from riad_anomalib.report.names import printable
+
+COMMANDS = {"inspect": ".inspection", "package": ".packaging", "stress": ".stress", "thresholds": ".thresholds"}
 """The module of each sub-command, whose ``main`` takes the words after the name and returns the exit status."""
 
 
@@ -16,5 +18,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = [*(sys.argv[1:] if argv is None else argv)]
     name = words.pop(0) if words and words[0] in COMMANDS else "inspect"
-    status: int = import_module(COMMANDS[name], __package__).main(words)
+    with printable():
+        status: int = import_module(COMMANDS[name], __package__).main(words)
     return status

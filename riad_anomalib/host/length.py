@@ -1,10 +1,11 @@
 """How long training takes, and how far it has come."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
@@ -47,6 +48,33 @@ def warn_of_unseen_epochs(trainer: Trainer) -> None:
         )
 
 
+def warn_of_early_end(trainer: Trainer, drop_at: float) -> None:
+    """Say before training that what is planned over its length may come late or never.
+
+    Args:
+        trainer: The trainer at work.
+        drop_at: Share of the planned length after which all is done that follows it.
+    """
+    planned = {"max_epochs": trainer.max_epochs or -1, "max_steps": trainer.max_steps}
+    given = {name: length for name, length in planned.items() if length > 0}
+    least = {"max_epochs": trainer.min_epochs, "max_steps": trainer.min_steps}
+    stops = [type(each).__name__ for each in callbacks(trainer) if isinstance(each, EarlyStopping)]
+    advice = ""
+    if not given and not any(isinstance(each, Timer) for each in callbacks(trainer)):
+        stops, advice = ["Nothing but you"], "give max_epochs"
+    elif stops and not any((least[name] or 0) >= math.floor(drop_at * length) for name, length in given.items()):
+        needed = [f"min_{name[4:]} to {math.ceil(drop_at * length)}" for name, length in given.items()]
+        advice = f"set {needed[0]}" if needed else "give max_epochs, and min_epochs"
+    if advice:
+        logger.warning(
+            "%s may end training early. What follows its planned length, as the learning rate, which drops after "
+            "%.0f%% of it, and the size of crops do, would stay as it begins: %s.",
+            stops[0],
+            100 * drop_at,
+            advice,
+        )
+
+
 def progress(trainer: Trainer, step: int) -> float:
     """Return the share of training that is over, by whichever limit is nearer: epochs, steps or time.
 
@@ -70,5 +98,6 @@ def step_schedule(module: LightningModule, optimizer: Optimizer, drop_at: float)
         optimizer: Its optimizer.
         drop_at: Share of training in [0, 1].
     """
+    warn_of_early_end(module.trainer, drop_at)
     schedule = LambdaLR(optimizer, lambda step: 1.0 if progress(module.trainer, step) < drop_at else 0.1)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from anomalib.data import AnomalibDataModule, Batch, VideoBatch
 from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, Trainer
@@ -26,9 +28,10 @@ from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, length, pre_processing, video
-from .normal_images import normal_batches, normal_images, normal_statistics, views, with_augmentations
-from .quantization import quantize, quantize_with_accuracy_control
+from . import checkpoints, held_out, length, post_processing, pre_processing, video
+from .loaders import BatchCheck, check_validation, with_augmentations
+from .normal_images import normal_batches, normal_images, normal_statistics, views, warn_of_lost_range
+from .quantization import compress_weights, halve_weights, quantize, quantize_with_accuracy_control
 from .visualizer import VideoVisualizer
 
 if TYPE_CHECKING:
@@ -82,6 +85,8 @@ class HostMixin(Module):
     """Length of training when the user gives none."""
     network_arguments: ClassVar[Sequence[str]]
     """Arguments that make another network: a checkpoint with other values is refused."""
+    network_switches: ClassVar[Sequence[str]] = ()
+    """Arguments of which 0 makes another network than any other value does; that value itself makes none."""
     scoring_arguments: ClassVar[Sequence[str]]
     """Arguments that make other scores of the same network: a checkpoint with other values brings a warning."""
 
@@ -101,6 +106,10 @@ class HostMixin(Module):
         """Return the default pre-processor: resize, and leave the values in [0, 1]."""
         return PreProcessor(Resize(image_size or cls.default_image_size, antialias=True))
 
+    def configure_post_processor(self) -> PostProcessor:
+        """Return the default post-processor: anomalib's, without a picture on the edge of the threshold."""
+        return post_processing.VerdictPostProcessor()
+
     @staticmethod
     def configure_visualizer() -> ImageVisualizer:
         """Return the default visualizer: anomalib's, and what videos need."""
@@ -117,6 +126,15 @@ class HostMixin(Module):
         pre_processing.smooth_exports(self.pre_processor)
         return pre_processing.size_after(self.pre_processor, image_size)
 
+    def adopt_false_alarms(self, rate: float | None) -> None:
+        """Let thresholds be found at this rate of false alarms, None for what the post-processor says.
+
+        Raises:
+            ValueError: If it is no rate, or the post-processor knows none.
+        """
+        if rate is not None:
+            post_processing.set_rate(self.post_processor, rate)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
@@ -127,17 +145,25 @@ class HostMixin(Module):
         video.check_clips(getattr(self.trainer, "datamodule", None), self.trainer.state.fn)
 
     def setup(self, stage: str) -> None:
-        """Refuse, before any time is spent, what cannot work; let a video's evaluation see every frame once.
+        """Refuse, before any time is spent, what cannot work.
 
         Raises:
-            ValueError: If the pre-processor takes images out of [0, 1], or several processes share out a video.
+            ValueError: If the pre-processor takes images out of [0, 1], the precision is none that images come in,
+                there is no validation, or several processes share out a video, or its frames are in disorder.
         """
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
+        pre_processing.check_precision(self.trainer.precision)
         datamodule = getattr(self.trainer, "datamodule", None)
-        if video.has_videos(datamodule):
+        if stage == "fit" and isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
+            post_processing.check_has_validation(self.post_processor)
+            self.trainer.limit_val_batches = 0  # val_split_mode none, with which anomalib fails on its loader
+        check_validation(self.trainer)
+        if not video.has_videos(datamodule):
+            held_out.take_all(datamodule, stage)
+        else:
             video.check_processes(self.trainer, self.past_frames)
-            video.evaluate_every_frame(datamodule)
+            video.check_frame_order(datamodule, self.past_frames)
 
     # Training
 
@@ -168,7 +194,8 @@ class HostMixin(Module):
             # Lightning's own command line for one class saves its arguments without a class_path.
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
-        return super().configure_callbacks()
+        held_out.fix_split(getattr(self._trainer, "datamodule", None))  # before any process sets up data
+        return [BatchCheck(), *super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
 
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
@@ -179,6 +206,11 @@ class HostMixin(Module):
         if self.trainer.world_size > 1:
             # All processes start from the same seed, whether the user gave one or not.
             torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Refuse, before the first step, what validation would fail on after the last of an epoch; look at pictures."""
+        check_validation(self.trainer)
+        warn_of_lost_range(self.trainer)
 
     def on_train_batch_start(self, batch: Batch[Any], batch_idx: int) -> None:
         """Make every frame of a clip an image to train on; vary light and position of each."""
@@ -268,20 +300,40 @@ class HostMixin(Module):
     def on_test_epoch_end(self) -> None:
         """Log the AUROC of every video beside that of all."""
         if self._frame_scores is not None:
-            for name, value in self._frame_scores.aurocs().items():
-                self.log(f"image_AUROC/{name}", value)
+            for name, value in self._frame_scores.aurocs(self.trainer).items():
+                self.log(f"image_AUROC/{name}", value, sync_dist=True)
 
     # Checkpoints
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the checkpoint's pre-processing and refuse the weights of another network.
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> AnomalibModule:  # type: ignore[override]  # noqa: ANN401
+        """Build a model of a checkpoint, as anomalib does; ``post_processor=False`` leaves the bare map and score.
 
         Raises:
-            ValueError: If the checkpoint's network is another than this model's.
+            ValueError: If the checkpoint is of another model.
         """
-        checkpoints.check_network(checkpoint, self.hparams, self.network_arguments, self.name)
+        try:
+            model: AnomalibModule = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except (RuntimeError, TypeError, ValueError):
+            # Of another model's arguments some fit, and what does not is no help.
+            checkpoints.check_model(torch.load(checkpoint_path, map_location="cpu", weights_only=True), cls)
+            raise
+        return model
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's pre-processing and refuse the weights of another model or network.
+
+        Raises:
+            ValueError: If the checkpoint's model or network is another than this one.
+        """
+        checkpoints.check_model(checkpoint, type(self), [name for name, _ in self.named_parameters()])
+        checkpoints.check_network(
+            checkpoint, self.hparams, self.network_arguments, self.name, switches=self.network_switches
+        )
         checkpoints.warn_of_other_scores(checkpoint, self.hparams, self.scoring_arguments)
         super().on_load_checkpoint(checkpoint)
+        if self.post_processor is None:
+            checkpoints.drop(checkpoint, "post_processor.")
         pre_processing.smooth_exports(self.pre_processor)
         size_before = self.image_size
         size = pre_processing.size_after(self.pre_processor, size_before)
@@ -316,21 +368,43 @@ class HostMixin(Module):
         """Export to ONNX, on the way to OpenVINO too, quietly and with an opset that torch needs not convert to.
 
         Raises:
-            ValueError: If the model has no thresholds.
+            ValueError: If the model has no thresholds, or images are resized to a size that depends on their own.
         """
         self._check_thresholds()
+        pre_processing.check_export(self.pre_processor)
         return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        *args: Any,  # noqa: ANN401  # as anomalib
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export to OpenVINO; in ``FP16`` the network's weights alone, where anomalib would halve every constant."""
+        if compression_type != CompressionType.FP16:
+            return super().to_openvino(export_root, model_file_name, input_size, compression_type, *args, **kwargs)
+        import openvino  # noqa: PLC0415
+
+        with TemporaryDirectory() as folder:
+            whole = super().to_openvino(folder, model_file_name, input_size, None, *args, **kwargs)
+            file = Path(export_root) / whole.relative_to(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            core = openvino.Core()
+            core.set_property({"ENABLE_MMAP": False})  # Windows does not delete a file that is mapped
+            openvino.save_model(halve_weights(core.read_model(whole)), file, compress_to_fp16=False)
+        return file
 
     def _check_thresholds(self) -> None:
         """Refuse to export verdicts that a model cannot give; what it learnt does not tell: networks differ."""
-        post_processor: Any = self.post_processor
-        if not getattr(post_processor, "enable_thresholding", False):
-            return
-        if torch.as_tensor(post_processor.image_threshold).isnan():
+        if why := post_processing.without_thresholds(self.post_processor):
             msg = (
-                "the model to export has no thresholds, without which every verdict is meaningless: a validation finds "
-                "them. Give a checkpoint (--ckpt_path) of a training with validation (no limit_val_batches 0), call "
-                "Engine.validate before Engine.export, or export the bare anomaly map and score (post_processor=False)"
+                f"the model to export has no thresholds, without which every verdict is meaningless: {why}. "
+                f"{post_processing.WHAT_TO_DO}; on the command line --ckpt_path names the checkpoint. For the bare "
+                f"anomaly map and score: {self.name}.load_from_checkpoint(path, post_processor=False), then "
+                "Engine.export without ckpt_path"
             )
             raise ValueError(msg)
 
@@ -343,7 +417,9 @@ class HostMixin(Module):
         task: TaskType | None = None,
         max_drop: float = 0.01,
     ) -> "openvino.Model":
-        """Quantize the network alone, with ranges from normal training images; anomalib would take everything."""
+        """Compress the network alone, with ranges from normal training images; anomalib would take everything."""
+        if compression_type == CompressionType.INT8:
+            return compress_weights(model)
         if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             return super()._compress_ov_model(model, compression_type, datamodule, metric, task, max_drop)
         if datamodule is None:

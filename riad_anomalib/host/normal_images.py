@@ -1,20 +1,24 @@
 """Normal training images, and what they tell: the statistics behind calibration and quantization."""
 
+import logging
 from collections.abc import Callable, Iterator
-from copy import copy
 from typing import Any
 
 import torch
 from anomalib.data import ImageItem
 from anomalib.data.datasets.base.video import AnomalibVideoDataset
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Transform
 
 from riad_anomalib.components.variation import Variation, vary
 
-from .video import frame_by_frame
+from .loaders import datasets, parts, single, with_augmentations
+from .video import flatten_clips, frame_by_frame
+
+logger = logging.getLogger(__name__)
 
 NUM_IMAGES = 40
 """Training images that statistics are taken from."""
@@ -22,13 +26,6 @@ NUM_FRAMES = 200
 """Training frames of video that they are taken from: whoever walks past is somewhere else in every one."""
 VIEWS = 4
 """How often each of them is varied."""
-
-
-def with_augmentations(dataset: Any, augmentations: Transform | None) -> Any:  # noqa: ANN401
-    """Return a data set of anomalib with these augmentations instead of its own."""
-    dataset = copy(dataset)
-    dataset.augmentations = augmentations
-    return dataset
 
 
 def spread(length: int, most: int) -> list[int]:
@@ -41,11 +38,11 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
     """Return the images of a training set that statistics are taken from, spread evenly over it.
 
     Args:
-        dataset: anomalib's training set.
+        dataset: anomalib's training set, or torch's ``Subset`` or ``ConcatDataset`` of such.
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
     dataset = frame_by_frame(dataset)
-    most = NUM_FRAMES if isinstance(dataset, AnomalibVideoDataset) else NUM_IMAGES
+    most = NUM_FRAMES if any(isinstance(part, AnomalibVideoDataset) for part in parts(dataset)) else NUM_IMAGES
     return Subset(with_augmentations(dataset, augmentations), spread(len(dataset), most))
 
 
@@ -53,11 +50,23 @@ def normal_batches(trainer: Trainer) -> Iterator[Tensor]:
     """Return the training images that statistics are taken from in batches, as validation sees images.
 
     Resized to be batched, not augmented to train on, and not yet pre-processed.
+
+    Raises:
+        ValueError: If they cannot be read a second time.
     """
-    loader: Any = trainer.train_dataloader
-    val_loader: Any = trainer.val_dataloaders
-    images = normal_images(loader.dataset, getattr(val_loader.dataset, "augmentations", None))
+    loader: Any = single(trainer.train_dataloader)[0]
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or isinstance(dataset, IterableDataset):
+        msg = (
+            "statistics of normal images are gathered from the training images, and the training loader has no data "
+            "set with a length to read them from: give a DataLoader over one, or a data module"
+        )
+        raise ValueError(msg)
+    seen_by_validation = datasets(trainer.val_dataloaders)
+    augmentations = getattr(seen_by_validation[0], "augmentations", None) if seen_by_validation else None
+    images = normal_images(dataset, augmentations)
     for batch in DataLoader(images, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn):
+        flatten_clips(batch)  # of a Subset of clips
         yield batch.image
 
 
@@ -99,3 +108,46 @@ def normal_statistics(
     # Processes of a distributed run differ in batch norm's averages; the checkpoint has those of the first.
     shared: tuple[Tensor, Tensor] = trainer.strategy.broadcast((first.cpu(), second.cpu()))
     return shared
+
+
+FEWEST_LEVELS = 16
+"""Grey levels from a float picture's darkest value to its brightest, with fewer of which hardly anything shows."""
+
+
+def warn_of_lost_range(trainer: Trainer) -> None:
+    """Say before training, not after, that anomalib's reading makes training pictures white, black or nearly so.
+
+    It asks Pillow for RGB, which takes the values of 16-bit grey, integer and float pictures as they are: what is
+    beyond [0, 255] is cut off, fractions are dropped. 8 bits, and 16 bits in colour, keep what they show.
+    """
+    files: list[str] = []
+    for dataset in datasets(trainer.train_dataloader):
+        samples: Any = getattr(dataset, "samples", None)
+        if not isinstance(dataset, AnomalibVideoDataset) and "image_path" in getattr(samples, "columns", ()):
+            files += samples["image_path"].tolist()
+    paths = [files[i] for i in spread(len(files), NUM_IMAGES)]
+    lost = [(path, *found) for path in paths if (found := _lost_range(path))]
+    if lost:
+        logger.warning(
+            "%d of %d training pictures that were looked at are read as white, black or nearly so, such as %s "
+            "(Pillow's mode %s, values from %g to %g): anomalib cuts off below 0 and above 255 and drops fractions. "
+            "Convert them to 8 bits first, for training and for inspection alike.",
+            len(lost),
+            len(paths),
+            *lost[0],
+        )
+
+
+def _lost_range(path: str) -> tuple[str, float, float] | None:
+    """Return mode, least and greatest value of a picture that loses by reading."""
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            if not mode.startswith(("I", "F")):
+                return None
+            extrema: Any = image.convert("F").getextrema()
+    except (OSError, ValueError):  # what training ends with, and why
+        return None
+    low, high = extrema
+    is_kept = low >= 0 and high <= 255 and (mode != "F" or high - low >= FEWEST_LEVELS)  # noqa: PLR2004  # 8 bits
+    return None if is_kept else (mode, low, high)

@@ -10,6 +10,13 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize
 from riad_anomalib.components.arguments import whole_number
 from riad_anomalib.components.resize import AntialiasedResize
 
+# torchvision takes names (which its transforms hold since 0.29), its own modes and Pillow's numbers.
+_KERNELS: dict[Any, str] = {
+    key: kernel
+    for kernel, number in (("bilinear", 2), ("bicubic", 3))
+    for key in (kernel, InterpolationMode(kernel), number)
+}
+
 RANGE_TOLERANCE = 1e-3
 """How far a black or white image may leave [0, 1] in pre-processing: a quarter of a grey level, for rounding.
 
@@ -21,11 +28,16 @@ meets the same edges in training, and clipping them in the engine alone would gi
 def height_and_width(image_size: Any) -> tuple[int, int]:  # noqa: ANN401
     """Return an image size as plain numbers: a checkpoint cannot hold OmegaConf's lists, which YAML brings.
 
+    Args:
+        image_size: Height and width, or one number for both.
+
     Raises:
-        ValueError: If it is anything but two whole numbers.
+        ValueError: If it is anything but one or two whole numbers.
     """
-    if not isinstance(image_size, Sequence) or len(image_size) != 2:  # noqa: PLR2004
-        msg = f"image_size is {image_size}: give height and width, for example (256, 256)"
+    if not isinstance(image_size, Sequence):
+        image_size = (image_size, image_size)
+    if isinstance(image_size, str) or len(image_size) != 2:  # noqa: PLR2004
+        msg = f"image_size is {image_size!r}: give height and width, for example [256, 256], or one number for both"
         raise ValueError(msg)
     return whole_number("image_size", image_size[0]), whole_number("image_size", image_size[1])
 
@@ -78,6 +90,17 @@ def check_range(pre_processor: Any, image_size: tuple[int, int]) -> None:  # noq
         raise ValueError(msg)
 
 
+def check_precision(precision: str | int) -> None:
+    """Refuse precisions in which a network's weights are of another type than images, which come in float32.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if str(precision).endswith("-true") and precision != "32-true":
+        msg = f"precision is {precision}, and anomalib's images are float32: take 32-true, bf16-mixed or 16-mixed"
+        raise ValueError(msg)
+
+
 def smooth_exports(pre_processor: Any) -> None:  # noqa: ANN401
     """Let exports, and calls of the model on images of any size, shrink images as the engine does.
 
@@ -91,11 +114,35 @@ def _with_antialiasing(exportable: Any, transform: Any) -> Any:  # noqa: ANN401
     if isinstance(transform, Compose):
         pairs = zip(exportable.transforms, transform.transforms, strict=True)
         return Compose([_with_antialiasing(*pair) for pair in pairs])
-    if (
-        isinstance(transform, Resize)
-        and transform.antialias
-        and transform.interpolation in {"bilinear", InterpolationMode.BILINEAR}  # the former since torchvision 0.29
-        and len(transform.size) == 2  # noqa: PLR2004
-    ):
-        return AntialiasedResize((transform.size[0], transform.size[1]))
-    return exportable
+    if not _averages(transform):
+        return exportable
+    if _depends_on_the_image(transform):
+        return transform  # torch resizes as in the engine; check_export refuses the rest
+    return AntialiasedResize((transform.size[0], transform.size[1]), _KERNELS[transform.interpolation])
+
+
+def _averages(transform: Any) -> bool:  # noqa: ANN401
+    return isinstance(transform, Resize) and bool(transform.antialias) and transform.interpolation in _KERNELS
+
+
+def _depends_on_the_image(transform: Resize) -> bool:
+    return transform.size is None or len(transform.size) != 2  # noqa: PLR2004
+
+
+def check_export(pre_processor: Any) -> None:  # noqa: ANN401
+    """Refuse to export a resizing that a graph for images of any size cannot hold, before any time is spent.
+
+    Raises:
+        ValueError: If a ``Resize`` keeps the proportions of images.
+    """
+    pending = [getattr(pre_processor, "export_transform", None)]
+    while pending:
+        transform = pending.pop()
+        if isinstance(transform, Compose):
+            pending.extend(transform.transforms)
+        elif isinstance(transform, Resize) and _depends_on_the_image(transform):
+            msg = (
+                f"the pre-processor's {transform} makes a size that depends on the image, which an exported graph "
+                "cannot: give height and width, for example Resize((256, 256)), and train with that"
+            )
+            raise ValueError(msg)

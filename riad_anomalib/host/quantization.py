@@ -1,4 +1,4 @@
-"""8-bit quantization of an exported model with NNCF: the network's convolutions, and nothing else."""
+"""Compression of an exported model: the network's convolutions, and nothing else."""
 
 import logging
 from collections.abc import Iterable
@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
 if TYPE_CHECKING:
-    import openvino  # an optional dependency, as NNCF
+    import nncf  # optional dependencies
+    import openvino
 
 # Quantized with everything else, the similarity of nearly flat regions drowns in rounding: GMS compares squares of
 # gradients with 0.0026.
+_NETWORK = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData")
 _QUANTIZED = ("Convolution", "ConvolutionBackpropData", "Concat", "Constant", "Parameter", "Result")
 
 
@@ -23,17 +25,54 @@ def _arguments(model: "openvino.Model", normal_images: Dataset[Any]) -> dict[str
     import nncf  # noqa: PLC0415
 
     logging.getLogger("nncf").setLevel(logging.WARNING)  # it names every operation that stays as it is
-    types = {operation.get_type_name() for operation in model.get_ops()}
     return {
         "calibration_dataset": nncf.Dataset(_one_by_one(normal_images), lambda batch: batch.image.numpy()),
         "subset_size": len(normal_images),  # type: ignore[arg-type]  # anomalib's sets have a length
-        "ignored_scope": nncf.IgnoredScope(types=sorted(types.difference(_QUANTIZED))),
+        "ignored_scope": _all_but(_QUANTIZED, model),
     }
+
+
+def _all_but(types: tuple[str, ...], model: "openvino.Model") -> "nncf.IgnoredScope":
+    import nncf  # noqa: PLC0415
+
+    present = {operation.get_type_name() for operation in model.get_ops()}
+    return nncf.IgnoredScope(types=sorted(present.difference(types)))
 
 
 def _one_by_one(images: Dataset[Any]) -> "DataLoader[Any]":
     batch = VideoBatch if isinstance(images[0], VideoItem) else ImageBatch
     return DataLoader(images, batch_size=1, collate_fn=batch.collate)
+
+
+def compress_weights(model: "openvino.Model") -> "openvino.Model":
+    """Store the network's weights in 8 bits (``INT8``); not the matrices of resizing, which are constants too.
+
+    Args:
+        model: Exported model.
+    """
+    import nncf  # noqa: PLC0415
+
+    logging.getLogger("nncf").setLevel(logging.WARNING)
+    compressed: openvino.Model = nncf.compress_weights(model, ignored_scope=_all_but(_NETWORK, model))
+    return compressed
+
+
+def halve_weights(model: "openvino.Model") -> "openvino.Model":
+    """Store the network's weights in 16 bits (``FP16``); thresholds, statistics of normal images, positions stay.
+
+    Args:
+        model: Exported model, changed in place.
+    """
+    from openvino import opset13  # noqa: PLC0415
+
+    for operation in model.get_ops():
+        if operation.get_type_name() not in _NETWORK:
+            continue
+        weights = operation.input_value(1).get_node()
+        if weights.get_type_name() == "Constant" and abs(weights.data).max() <= torch.finfo(torch.float16).max:
+            halved = opset13.convert(opset13.constant(weights.data.astype("float16")), "f32")
+            operation.input(1).replace_source_output(halved.output(0))
+    return model
 
 
 def quantize(model: "openvino.Model", normal_images: Dataset[Any]) -> "openvino.Model":

@@ -5,7 +5,8 @@ export, scores a frame alone.
 """
 
 import logging
-from collections import defaultdict
+from collections import ChainMap, defaultdict
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,25 @@ import torch
 from anomalib.data import VideoBatch, VideoItem
 from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.data.datasets.base.video import AnomalibVideoDataset, VideoTargetFrame
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from riad_anomalib.components.arguments import whole_number
+from riad_anomalib.report import in_order
+from riad_anomalib.report.names import apart, name_of
+
+from .loaders import datasets, parts
+from .processes import gathered
 
 logger = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+
 _CLIPS = 5
 """Dimensions of a batch of clips, (N, T, C, H, W); clips of one frame come as (N, C, H, W)."""
+_FRAMES = {".jpg", ".png", ".tif"}
+"""Files that are frames; anomalib reads them by name."""
 
 
 def check_past_frames(past_frames: Any) -> int:  # noqa: ANN401
@@ -57,19 +67,55 @@ def collate(items: list[VideoItem]) -> Any:  # noqa: ANN401
     return VideoBatch.collate(items)
 
 
-def evaluate_every_frame(datamodule: Any) -> None:  # noqa: ANN401
+def evaluate_every_frame(datamodule: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
     """Let a video data module's validation, test and prediction see every frame once, whatever clips it was to cut.
 
     Clips leave frames out: those between them, those after the last whole one, and all but their target have no label.
+
+    Returns:
+        The attributes that were changed, with their values before.
     """
-    datamodule.external_collate_fn = datamodule.external_collate_fn or collate
+    changes = {"external_collate_fn": datamodule.external_collate_fn or collate}
     for name in ("val_data", "test_data"):
         clips: Any = getattr(datamodule, name, None)
         frames = frame_by_frame(clips)
         if frames is not clips:
             if len(frames) != len(clips):
                 logger.info("%s: all %d frames are scored one by one, not %d clips.", name, len(frames), len(clips))
-            setattr(datamodule, name, frames)
+            changes[name] = frames
+    before = [(name, getattr(datamodule, name)) for name in changes]
+    for name, value in changes.items():
+        setattr(datamodule, name, value)
+    return before
+
+
+class EveryFrame(Callback):
+    """Evaluates every frame while a run lasts; then the data module is as it was: other models want its clips."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[str, Any]] = []
+        self._datamodule: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put frames in the place of clips."""
+        del pl_module, stage
+        self._datamodule = getattr(trainer, "datamodule", None)
+        if has_videos(self._datamodule):
+            self._before = evaluate_every_frame(self._datamodule)
+
+    def _restore(self) -> None:
+        while self._before:
+            setattr(self._datamodule, *self._before.pop())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the clips back."""
+        del trainer, pl_module, stage
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the clips back."""
+        del trainer, pl_module, exception
+        self._restore()
 
 
 def check_clips(datamodule: Any, stage: Any) -> None:  # noqa: ANN401
@@ -110,6 +156,28 @@ def check_processes(trainer: Trainer, past_frames: int) -> None:
         raise ValueError(msg)
 
 
+def check_frame_order(datamodule: Any, past_frames: int) -> None:  # noqa: ANN401
+    """Refuse to average over frames that anomalib takes in the order of names where their numbers say another.
+
+    Raises:
+        ValueError: If a folder's are such.
+    """
+    if past_frames == 1:
+        return
+    for name in ("val_data", "test_data"):
+        for part in parts(getattr(datamodule, name, None)):
+            for folder in part.samples.image_path if isinstance(part, AnomalibVideoDataset) else ():
+                files = Path(folder).iterdir() if Path(folder).is_dir() else ()
+                frames = sorted(file for file in files if file.suffix in _FRAMES)
+                for taken, counted in zip(frames, sorted(frames, key=in_order), strict=True):
+                    if taken != counted:
+                        msg = (
+                            f"anomalib takes the frames of {folder} by name, {taken.name} before {counted.name}: pad "
+                            "their numbers with zeros (and those of their masks), or set past_frames to 1"
+                        )
+                        raise ValueError(msg)
+
+
 def flatten_clips(batch: Any) -> None:  # noqa: ANN401
     """Make every frame of clips ``(N, T, C, H, W)`` an image of the batch, in place; images stay as they are."""
     if isinstance(batch, VideoBatch):
@@ -119,12 +187,32 @@ def flatten_clips(batch: Any) -> None:  # noqa: ANN401
 
 
 def target_frame(trainer: Trainer) -> VideoTargetFrame:
-    """Return which frame of its clips the labels of the data at hand are for."""
+    """Return which frame of its clips the labels of the data at hand are for.
+
+    Raises:
+        ValueError: If it is not the same in all of them.
+    """
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     loaders = trainer.predict_dataloaders if trainer.predicting else loaders
-    loader = loaders[0] if isinstance(loaders, list) else loaders
-    target: VideoTargetFrame = getattr(getattr(loader, "dataset", None), "target_frame", VideoTargetFrame.LAST)
-    return target
+    targets = {part.target_frame for part in datasets(loaders) if isinstance(part, AnomalibVideoDataset)}
+    if len(targets) > 1:
+        msg = f"the loaders' labels are for different frames of a clip, {targets}: evaluate one loader after another"
+        raise ValueError(msg)
+    return targets.pop() if targets else VideoTargetFrame.LAST
+
+
+def video_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return the names of videos by their paths: those of their files without ending, or of their folders of frames.
+
+    Where two videos have one name, both get more of their paths.
+    """
+    return apart({path: name_of(without_suffix(Path(path).name)) for path in paths})
+
+
+def without_suffix(name: str) -> str:
+    """Return a video's name without its ending; what follows a dot in the name of a folder is none."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else name
 
 
 class FrameScores:
@@ -137,7 +225,7 @@ class FrameScores:
     def __init__(self, past_frames: int) -> None:
         self.past_frames = past_frames
         self._own: dict[str, dict[int, float]] = defaultdict(dict)
-        self._labelled: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+        self._labelled: dict[tuple[str, int], tuple[float, bool]] = {}
 
     def take_new_frames(self, batch: Any, target: VideoTargetFrame = VideoTargetFrame.LAST) -> None:  # noqa: ANN401
         """Make a batch of frames that have no score yet of a batch of clips, in place.
@@ -200,15 +288,24 @@ class FrameScores:
             window = [own[past] for past in range(frame - self.past_frames + 1, frame + 1) if past in own]
             means.append(sum(window) / len(window))
         if batch.gt_label is not None:
-            for video, mean, label in zip(batch.video_path, means, batch.gt_label.tolist(), strict=True):
-                self._labelled[video].append((mean, label))
+            names = zip(batch.video_path, frames, strict=True)
+            self._labelled.update(zip(names, zip(means, batch.gt_label.tolist(), strict=True), strict=True))
         return torch.tensor(means, device=scores.device)
 
-    def aurocs(self) -> dict[str, float]:
-        """Return the AUROC of every video that has normal and anomalous frames, by its name."""
-        found = {}
-        for video, pairs in sorted(self._labelled.items()):
+    def aurocs(self, trainer: Trainer | None = None) -> dict[str, float]:
+        """Return the AUROC of every video that has normal and anomalous frames, by its name.
+
+        Args:
+            trainer: Gathers the frames of all processes, every one of which calls this; a frame that several of them
+                had counts once.
+        """
+        found = [self._labelled] if trainer is None else gathered(trainer, self._labelled)
+        videos: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+        for (video, _), pair in sorted(ChainMap(*found).items()):
+            videos[video].append(pair)
+        values, names = {}, video_names(videos)
+        for video, pairs in videos.items():
             scores, labels = torch.tensor(pairs, dtype=torch.float64).T
             if 0 < labels.mean() < 1:
-                found[Path(video).stem] = binary_auroc(scores, labels.long()).item()
-        return found
+                values[names[video]] = binary_auroc(scores, labels.long()).item()
+        return values

@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,12 @@ from anomalib.visualization.image.functional import (
     visualize_image,
 )
 from lightning.pytorch import Trainer
+
+from riad_anomalib.report.names import file_of, lengthened
+
+from .post_processing import without_thresholds
+from .processes import gathered
+from .video import video_names
 
 
 class ScoredFrame(NamedTuple):
@@ -38,16 +45,44 @@ def frames_as_images(batch: VideoBatch) -> ImageBatch:
 def frame_paths(batch: Any) -> list[str]:  # noqa: ANN401
     """Return a path ``<video>/<frame>.png`` for every frame of a batch, which may be no file."""
     pairs = zip(batch.video_path, batch.frames.flatten().tolist(), strict=True)
-    return [str(Path(video).with_suffix("") / f"{frame:06}.png") for video, frame in pairs]
+    return [str(Path(video) / f"{frame:06}.png") for video, frame in pairs]
 
 
-def output_file(trainer: Trainer, path: str, folder: Path, *, mkdir: bool = True) -> Path:
-    """Return where anomalib puts a picture of the image of this path."""
+def images_and_paths(batch: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
+    """Return a batch of images, or of frames as such, and their paths."""
+    if isinstance(batch, VideoBatch):
+        return frames_as_images(batch), frame_paths(batch)
+    return batch, batch.image_path or [""] * len(batch)
+
+
+def output_path(trainer: Trainer, path: str) -> str:
+    """Return where anomalib puts a picture of the image of this path, below the folder of pictures.
+
+    That is the same for pictures of the same name in folders of the same name.
+    """
     datamodule = getattr(trainer, "datamodule", None)
     name, category = getattr(datamodule, "name", None), getattr(datamodule, "category", None)
-    return generate_output_filename(
-        input_path=path, output_path=folder, dataset_name=name, category=category, mkdir=mkdir
-    )
+    file = generate_output_filename(path, Path(), dataset_name=name, category=category, mkdir=False)
+    return file.as_posix()
+
+
+class OutputFiles:
+    """Where pictures of a run go, which come one by one: each has a file of its own."""
+
+    def __init__(self) -> None:
+        self._paths: dict[Path, str] = {}
+
+    def of(self, trainer: Trainer, path: str, folder: Path) -> Path:
+        """Return the file for the image of this path, and make the folder that it lies in.
+
+        That is where anomalib puts it, or, if another image's picture is there, below more of the image's folders.
+        """
+        name = output_path(trainer, path)
+        while self._paths.setdefault(folder / name, path) != path:
+            name = lengthened(path, name)
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
 
 def plot_scores(video: str, scored: list[ScoredFrame], threshold: float | None, file: Path) -> None:
@@ -73,7 +108,8 @@ def plot_scores(video: str, scored: list[ScoredFrame], threshold: float | None, 
     )
     if threshold is not None:
         axes.axhline(threshold, color="tab:blue", linestyle="--", linewidth=1, label="threshold")
-    axes.set(title=video, xlabel="frame", ylabel="score")
+    axes.set(xlabel="frame", ylabel="score")
+    axes.set_title(video, parse_math=False)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file)
 
@@ -88,17 +124,25 @@ class VideoVisualizer(ImageVisualizer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self._scored: dict[str, list[ScoredFrame]] = defaultdict(list)
+        self._files = OutputFiles()
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Begin with no pictures."""
+        del trainer, pl_module
+        self._files = OutputFiles()
+
+    on_predict_start = on_test_start
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ANN401
         """Write the pictures of a batch; prediction ends here too."""
-        if not isinstance(batch, VideoBatch):
-            super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
-            return
-        self._remember(batch)
+        del pl_module, outputs, args
+        if isinstance(batch, VideoBatch):
+            self._remember(batch)
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
-        for item, path in zip(frames_as_images(batch), frame_paths(batch), strict=True):
+        for item, path in zip(*images_and_paths(batch), strict=True):
             picture: Any = self.visualize(item)
-            picture.save(output_file(trainer, path, folder))
+            if picture is not None:
+                picture.save(self._files.of(trainer, path, folder))
 
     def _remember(self, batch: Any) -> None:  # noqa: ANN401  # a VideoBatch, whose fields may all be None to mypy
         none = [None] * len(batch)
@@ -108,28 +152,41 @@ class VideoVisualizer(ImageVisualizer):
             self._scored[video].append(ScoredFrame(*row))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
-        """Write tables and plots of the videos."""
+        """Write tables and plots of the videos, of whose frames every process has a part."""
+        scored: dict[str, dict[int, ScoredFrame]] = defaultdict(dict)
+        for part in gathered(trainer, dict(self._scored)):
+            for video, frames in part.items():
+                scored[video].update({each.frame: each for each in frames})
+        self._scored.clear()
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, {video: list(frames.values()) for video, frames in scored.items()})
+
+    @staticmethod
+    def _write(trainer: Trainer, pl_module: Any, videos: Mapping[str, Sequence[ScoredFrame]]) -> None:  # noqa: ANN401
         post_processor = pl_module.post_processor
         threshold = None
-        if getattr(post_processor, "enable_thresholding", False) and not post_processor.image_threshold.isnan():
+        if getattr(post_processor, "enable_thresholding", False) and not without_thresholds(post_processor):
             threshold = post_processor.normalized_image_threshold.item()
         folder = Path(trainer.default_root_dir) / "scores"
-        for path, scored in self._scored.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            video = Path(path).stem
-            with (folder / f"{video}.csv").open("w", newline="", encoding="utf-8") as table:
-                csv.writer(table).writerows([ScoredFrame._fields, *scored])
-            plot_scores(video, sorted(scored), threshold, folder / f"{video}.png")
-        self._scored.clear()
+        names = video_names(videos)
+        for path, frames in videos.items():
+            video, scored = names[path], sorted(frames, key=lambda each: each.frame)
+            table, plot = (folder / file_of(video, suffix) for suffix in (".csv", ".png"))
+            table.parent.mkdir(parents=True, exist_ok=True)
+            with table.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([ScoredFrame._fields, *scored])
+            plot_scores(video, scored, threshold, plot)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
         """Write tables and plots of the videos."""
         self.on_test_epoch_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ANN401
-        """Write what there is."""
+        """Write what there is; nothing of several processes, the others of which may be gone with their frames."""
         del exception
-        self.on_test_epoch_end(trainer, pl_module)
+        if trainer.world_size == 1:
+            self._write(trainer, pl_module, self._scored)
+        self._scored.clear()
 
 
 class ReconstructionVisualizer(VideoVisualizer):
@@ -153,17 +210,14 @@ class ReconstructionVisualizer(VideoVisualizer):
             )
             raise TypeError(msg)
         super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
-        if isinstance(batch, VideoBatch):
-            batch, paths = frames_as_images(batch), frame_paths(batch)
-        else:
-            paths = batch.image_path
+        images, paths = images_and_paths(batch)
         folder = Path(trainer.default_root_dir) / "reconstructions"
-        reconstructions = pl_module.model.reconstruction(batch.image)  # (N, C, H, W)
-        for item, reconstruction, path in zip(batch, reconstructions, paths, strict=True):
+        reconstructions = pl_module.model.reconstruction(images.image)  # (N, C, H, W)
+        for item, reconstruction, path in zip(images, reconstructions, paths, strict=True):
             panels = {
                 "Image": visualize_image(item.image),
                 "Reconstruction": visualize_image(reconstruction),
                 "Anomaly Map": visualize_anomaly_map(item.anomaly_map, colormap=True),
             }
             titled = [add_text_to_image(panel.resize(self.field_size), title) for title, panel in panels.items()]
-            create_image_grid(titled, nrow=len(titled)).save(output_file(trainer, path, folder))
+            create_image_grid(titled, nrow=len(titled)).save(self._files.of(trainer, path, folder))

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-import cv2
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from .drawing import Image, heat_over, jpeg, outline
+from .drawing import Image, heat_over, jpeg, outline, shrunk
+from .folder import FILES, RunFolder
 
-PAGE, FILES = "report.html", "report_files"
 LARGE, THUMBNAIL = 1600, 192
 """Most pixels a side."""
 VIEWS = ("Map", "Picture", "Ground truth")
@@ -26,7 +25,7 @@ class Row:
 
     name: str
     score: float
-    is_anomalous: bool
+    is_anomalous: bool | None
     is_defective: bool | None
     views: int = 0
 
@@ -37,7 +36,7 @@ class Report:
     Pictures are numbered there, so that no file name gets into a link.
 
     Args:
-        folder: Where the page goes. One of an earlier run is removed: its pictures will be overwritten.
+        folder: Where the page goes. One of an earlier run stays until this one is written, with its pictures.
         heading: What the page shows.
         command: How to run again, up to the threshold.
         threshold: The run's threshold, if it is known.
@@ -58,16 +57,15 @@ class Report:
         self.table: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
         """A heading, names of columns and rows of text, to stand above the pictures."""
         self.started = datetime.now().astimezone()
-        (folder / FILES).mkdir(parents=True, exist_ok=True)
-        (folder / PAGE).unlink(missing_ok=True)
+        self.run = RunFolder(folder)
 
-    def add(self, name: str, score: float, is_anomalous: bool, is_defective: bool | None = None) -> None:
+    def add(self, name: str, score: float, is_anomalous: bool | None, is_defective: bool | None = None) -> None:
         """Take the result of the next picture.
 
         Args:
-            name: Its path with ``/``, of which all but the last part is its sub-folder.
+            name: What :func:`.names.name_of` makes of its path, of which all but the last part is its sub-folder.
             score: Its score.
-            is_anomalous: The verdict.
+            is_anomalous: The verdict, None where there is none: then the page has no threshold.
             is_defective: The truth, if it is known otherwise than by ``good``.
         """
         folders = PurePosixPath(name).parts[:-1]
@@ -88,22 +86,33 @@ class Report:
             cv2.error: If OpenCV cannot draw it.
             OSError: If it cannot be written.
         """
-        image = _shrunk(image, LARGE)
+        image = shrunk(image, LARGE)
         overlay = heat_over(image, anomaly_map, pred_mask)
         pictures = [overlay, image]
         if gt_mask is not None:
             pictures.append(outline(image.copy(), gt_mask, (80, 255, 80)))
         files = {str(number): jpeg(picture) for number, picture in enumerate(pictures)}
-        files["thumbnail"] = jpeg(_shrunk(overlay, THUMBNAIL))
+        files["thumbnail"] = jpeg(shrunk(overlay, THUMBNAIL))
         for kind, data in files.items():
-            (self.folder / FILES / f"{len(self.rows) - 1}.{kind}.jpg").write_bytes(data)
+            self.run.picture(f"{len(self.rows) - 1}.{kind}.jpg", data)
         self.rows[-1].views = len(pictures)
+
+    def adopt(self, other: "Report", number: int) -> None:
+        """Take over a picture of another report, and its files, which that one then has no more.
+
+        Args:
+            other: Of another process, in a folder that this one reaches.
+            number: Which of its pictures.
+        """
+        self.rows.append(other.rows[number])
+        for file in other.run.files.glob(f"{number}.*.jpg"):
+            file.replace(self.run.files / f"{len(self.rows) - 1}{file.name.removeprefix(str(number))}")
 
     def write(self) -> Path:
         """Write the page and return its path.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If it cannot be written; the page of an earlier run then stays.
         """
         notes = list(self.notes)
         if self.good and all(row.is_defective is not False for row in self.rows):
@@ -132,13 +141,11 @@ class Report:
         template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
         # tojson leaves neither < nor > nor & nor any letter beyond ASCII: no name can end the script or be no text.
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-        path = self.folder / PAGE
-        path.write_text(page.render(data=data, table=self.table), encoding="utf-8")
-        return path
+        return self.run.finish(page.render(data=data, table=self.table))
 
 
-def threshold_of(rows: list[Row]) -> float:
-    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does.
+def threshold_of(rows: list[Row]) -> float | None:
+    """Return a threshold that gives the verdicts of a run: anomalib's 0.5 if it does. None if there are no verdicts.
 
     Example:
         >>> threshold_of([Row("a", 0.2, False, None), Row("b", 0.7, True, None)])
@@ -146,15 +153,10 @@ def threshold_of(rows: list[Row]) -> float:
         >>> threshold_of([Row("a", 3.25, False, None), Row("b", 7.5, True, None)])
         3.25
     """
+    if any(row.is_anomalous is None for row in rows):
+        return None
     scored = [row for row in rows if math.isfinite(row.score)]
     if all((row.score > 0.5) == row.is_anomalous for row in scored):  # noqa: PLR2004  # where normalised scores part
         return 0.5
     normal = [row.score for row in scored if not row.is_anomalous]
     return max(normal) if normal else math.nextafter(min(row.score for row in scored), -math.inf)
-
-
-def _shrunk(image: Image, most: int) -> Image:
-    height, width = image.shape[:2]
-    scale = min(1, most / max(height, width))
-    size = max(1, round(scale * width)), max(1, round(scale * height))  # a narrow strip stays visible
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

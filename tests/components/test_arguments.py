@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from riad_anomalib.components.arguments import finite_number, plain_list, whole_number
+from riad_anomalib.components.arguments import finite_number, one_or_more, plain_list, whole_number
 
 
 def test_numbers_pass_and_whole_ones_become_plain() -> None:
@@ -18,6 +18,14 @@ def test_lists_become_plain() -> None:
     for value in ([1, 2], (1, 2), OmegaConf.create([1, 2])):
         assert plain_list("x", value, "[1]") == [1, 2]
         assert type(plain_list("x", value, "[1]")) is list
+
+
+def test_one_number_or_name_is_a_list_of_one_where_more_may_stand() -> None:
+    assert one_or_more("x", 4, "[1]") == [4]
+    assert one_or_more("x", "zeros", "['a']") == ["zeros"]
+    assert one_or_more("x", OmegaConf.create([1, 2]), "[1]") == [1, 2]
+    with pytest.raises(ValueError, match=r"^x is True: give a list"):
+        one_or_more("x", True, "[1]")
 
 
 @pytest.mark.parametrize("value", ["ab", 1, None, {"a": 1}])

@@ -1,14 +1,12 @@
-from typing import Any
-
 import pytest
 import torch
+from half_precision import HalfPrecisionRuntime
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2 import InterpolationMode, Resize
 
-from riad_anomalib.components.resize import AntialiasedResize
+from riad_anomalib.components.resize import KERNELS, AntialiasedResize
 
 sides = st.integers(2, 70)  # torch makes black of some images that are one pixel wide
 
@@ -17,11 +15,12 @@ def noise(*size: int) -> Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-@given(sides, sides, sides, sides)
-def test_it_resizes_as_torchvision_does(height: int, width: int, target_height: int, target_width: int) -> None:
-    image, size = noise(height, width), (target_height, target_width)
+@given(sides, sides, sides, sides, st.sampled_from(list(KERNELS)))
+def test_it_resizes_as_torchvision_does(height: int, width: int, to_height: int, to_width: int, kernel: str) -> None:
+    image, size = noise(height, width), (to_height, to_width)
+    expected = Resize(size, interpolation=InterpolationMode(kernel), antialias=True)(image)
     # torchvision's own rounding errors are up to 6e-6.
-    torch.testing.assert_close(AntialiasedResize(size)(image), Resize(size, antialias=True)(image), atol=1e-5, rtol=0)
+    torch.testing.assert_close(AntialiasedResize(size, kernel)(image), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -41,24 +40,15 @@ def test_mixed_precision_does_not_reach_it() -> None:
         assert torch.equal(resize(image), expected)
 
 
-class HalfPrecisionRuntime(TorchDispatchMode):
-    """Round every result of a computation in floating point, as a runtime does that runs exports in half precision."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self.dtype = dtype
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        result = func(*args, **(kwargs or {}))
-        is_float = isinstance(result, Tensor) and result.dtype == torch.float32
-        return result.to(self.dtype).float() if is_float else result
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("side", [200, 300, 1000, 5000])
-def test_a_runtime_of_half_precision_costs_little_and_leaves_even_surfaces_even(dtype: torch.dtype, side: int) -> None:
-    resize, image = AntialiasedResize((128, 64)), noise(side, 150)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_runtime_of_half_precision_costs_little_and_leaves_even_surfaces_even(
+    dtype: torch.dtype,
+    side: int,
+    kernel: str,
+) -> None:
+    resize, image = AntialiasedResize((128, 64), kernel), noise(side, 150)
     exact = resize(image)
     even = torch.full_like(image, 0.7).to(dtype).float()
     step = torch.finfo(dtype).eps / 2  # between 0.5 and 1

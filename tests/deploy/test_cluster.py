@@ -27,7 +27,9 @@ from nodes import OPTIONS, two_nodes, workers  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 from riad_anomalib.deploy import cluster  # noqa: E402
+from riad_anomalib.deploy.cluster import driver  # noqa: E402
 from riad_anomalib.deploy.cluster import table as parts  # noqa: E402
+from riad_anomalib.deploy.cluster.inspector import Overlaid  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray about itself
 
@@ -51,7 +53,7 @@ def inspected(
     model: Path, source: Path, mode: str = "latency", device: str = "CPU", actor: type[Any] = cluster.Inspector
 ) -> dict[str | None, Row]:
     """Return the rows that an actor makes of a source, without any cluster."""
-    files, found = cluster.find_pictures(str(source))
+    files, found, _ = cluster.find_pictures(str(source))
     options = {"device": device, "mode": mode, "precision": "f32", "threads": 1}
     inspect = actor({file.name: file.read_bytes() for file in model_files(model)}, files, None, None, options)
     block = pa.table({"name": [*found], "path": [os.fsencode(path) for path in found.values()]})
@@ -106,7 +108,7 @@ def test_what_cannot_be_used_is_a_row_with_a_reason(tmp_path: Path) -> None:
     size = "is (40, 56, 3), the model takes [1,3,8,8]: resize it"
     damaged = "cannot be read: it is damaged, no image"
     for given, expected in {
-        source: {"other size.png": size, "text.png": damaged, "empty.png": damaged, "latin ?.png": damaged},
+        source: {"other size.png": size, "text.png": damaged, "empty.png": damaged, r"latin \xe4.png": damaged},
         listed: {
             "source/other size.png": size,
             f"{source}/text.png": damaged,
@@ -241,6 +243,40 @@ def test_a_source_that_is_none_is_refused(source: str, message: str, video: Path
         cluster.find_pictures(given)
 
 
+def test_a_picture_that_ends_its_worker_or_needs_too_much_memory_costs_only_itself(
+    nodes: Any, exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = tmp_path / "deaths"
+
+    class Deadly(cluster.Inspector):  # here, for Ray to hand it over and not its name
+        def _rows(self, names: list[str], paths: list[bytes]) -> list[dict[str, object]]:
+            if "a.png" in names:
+                with deaths.open("a") as file:
+                    file.write("died\n")
+                os._exit(1)
+            if "grey.tif" in names:
+                raise MemoryError
+            return super()._rows(names, paths)
+
+    monkeypatch.setattr(driver, "Inspector", Deadly)
+    monkeypatch.setattr(driver, "BLOCK", 6)
+    monkeypatch.setattr(driver, "num_actors", lambda _: 1)
+    source, output = tmp_path / "source", tmp_path / "output"
+    shutil.copytree(pictures, source)
+    (source / "x.gif").touch()
+    assert run(exported, source, "--cluster", nodes.address, "--output", output) == 1
+    found = table(output)
+    reasons = {name: row["reason"] for name, row in found.items() if row["verdict"] is None}
+    assert reasons == {
+        "a.png": "ended its worker 2 times: it needs more memory than there is, or breaks a decoder",
+        "grey.tif": "needs more memory than there is: cut it into parts",
+        "x.gif": "ends in .gif, which anomalib does not read: convert it to .png",
+    }
+    assert sorted(found) == sorted([*NAMES, "x.gif"])
+    assert deaths.read_text() == 3 * "died\n"
+    assert (output / "results/_SUCCESS").read_text() == "4 pictures, 2 anomalous, 3 skipped\n"
+
+
 def test_where_nobody_listens_there_is_no_cluster(
     exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,15 +290,41 @@ def test_where_nobody_listens_there_is_no_cluster(
 
 def test_uris_in_a_list_are_names(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("file:///a/b.png\nfile:///c.png\n")
-    _, found = cluster.find_pictures(f"file://{tmp_path}/list.txt")
+    _, found, _ = cluster.find_pictures(f"file://{tmp_path}/list.txt")
     assert found == {"file:///a/b.png": "/a/b.png", "file:///c.png": "/c.png"}
 
 
-def test_no_name_leads_out_of_the_overlays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "list.txt").write_text("../../a.png\na.png\n")
-    options = ("--cluster", "local", "--overlays", "--output", tmp_path / "output")
-    assert run(exported, tmp_path / "list.txt", *options) == 2
-    assert "has paths that differ only by ..: their overlays would be one" in capsys.readouterr().err
+def test_no_name_leads_out_of_the_overlays_or_to_those_of_another(tmp_path: Path) -> None:
+    names = ["../../a.png", "a.png", "A.png", "/a.png", "s3://b/a.png"]
+    overlaid = Overlaid.of(names, cluster.Place.of(str(tmp_path)), "anomalous")
+    assert overlaid is not None
+    made: Any = (np.zeros(()),) * 2
+    places = [overlaid.place(deploy.Result(name, made[0], 1.0, True, *made)) for name in names]
+    assert [place.path.removeprefix(f"{tmp_path}/").partition("%~")[0] for place in places if place] == [
+        ".%x2e/.%x2e/a.png.jpg",
+        "a.png.jpg",
+        "A.png",
+        "%x2f/a.png.jpg",
+        "s3%x3a/%x2f/b/a.png.jpg",
+    ]
+    assert overlaid.place(deploy.Result("a.png", made[0], 0.0, False, *made)) is None
+    assert Overlaid.of(names, cluster.Place.of(str(tmp_path)), "none") is None
+
+
+def test_a_schedulers_signal_leaves_what_was_done(
+    nodes: Any, exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = cluster.Table.add
+
+    def add_and_ask(self: cluster.Table, block: Any) -> None:
+        add(self, block)
+        if self.pictures == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cluster.Table, "add", add_and_ask)
+    assert run(exported, pictures, "--cluster", nodes.address, "--output", tmp_path / "output") == 143
+    assert len(table(tmp_path / "output")) >= 1
+    assert not (tmp_path / "output/results/_SUCCESS").exists()
 
 
 def test_results_go_into_parts_that_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,12 +357,18 @@ def test_a_watched_actor_gives_the_same_rows_and_notes_what_they_took(
     assert 50 < mib < 5000
 
 
-@pytest.mark.parametrize("option", [("--overlays",), ("--cores", 2)])
-def test_options_of_the_cluster_are_refused_without_it(
-    option: tuple[object, ...], exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--overlays",), "error: --overlays is for the report: give --output too"),
+        (("--cores", 2), "error: --cores is for --cluster: leave it out"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(
+    option: tuple[object, ...], message: str, exported: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(exported, pictures, *option) == 2
-    assert "error: --overlays and --cores are for --cluster: leave them out" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_ray_one_line_says_what_to_install(

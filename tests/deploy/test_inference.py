@@ -1,11 +1,13 @@
 import json
 import re
 import types
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 from anomalib.deploy import OpenVINOInferencer
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from openvino import opset13
 
 from riad_anomalib import deploy
+from riad_anomalib.deploy.inference import model_files
 
 
 def test_numbers_are_those_of_anomalibs_inferencer(
@@ -25,7 +28,7 @@ def test_numbers_are_those_of_anomalibs_inferencer(
     monkeypatch.chdir(tmp_path)  # the inferencer leaves a cache where it is
     inferencer = OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
     requests = deploy.infer_requests(deploy.load_model(exported, "CPU", "latency", "f32"), "latency")
-    images = ((name, image) for name, image in deploy.open_source(str(pictures)) if image is not None)
+    images: Any = deploy.open_source(str(pictures))
     results = list(deploy.infer(requests, images))
     assert [result.name for result in results] == NAMES
     assert {result.pred_label for result in results} == {True, False}
@@ -94,6 +97,61 @@ def test_requests_that_a_run_left_behind_can_be_used_again() -> None:
     first.close()  # type: ignore[attr-defined]
     assert requests.at_work == 0
     assert len(list(deploy.infer(made, images))) == 8
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 2.19 GiB"), RuntimeError("std::bad_alloc")])
+@pytest.mark.parametrize("where", ["start_async", "wait"])
+def test_a_picture_that_needs_more_memory_than_there_is_costs_only_itself(
+    where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = getattr(Request, where)
+
+    def run_out(self: Request, *arguments: Any) -> None:
+        if where == "wait":
+            method(self)
+        if (arguments[0][0] if arguments else self.data).mean() * 255 > 200:
+            raise error
+        if where == "start_async":
+            method(self, *arguments)
+
+    monkeypatch.setattr(Request, where, run_out)
+    images = [(str(i), np.full((4, 4, 3), 250 if i in {0, 4, 5} else i, np.uint8)) for i in range(8)]
+    for number in (1, 3):
+        skipped: dict[str, str] = {}
+        made: Any = Requests(number).made
+        results = list(deploy.infer(made, images, skipped.__setitem__))
+        assert [result.name for result in results] == ["1", "2", "3", "6", "7"]
+        assert [round(255 * result.pred_score) for result in results] == [1, 2, 3, 6, 7]
+        assert skipped == dict.fromkeys("045", "needs more memory than there is: cut it into parts")
+    with pytest.raises(type(error)):
+        list(deploy.infer(made, images))
+
+
+def test_an_onnx_model_comes_with_the_files_that_it_names(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    names = ["weights/first.bin", "model.onnx.data", "ä" * 70]  # the last one's length has two bytes
+    tensors = []
+    for name in [*names, names[0]]:
+        array = onnx.numpy_helper.from_array(np.ones(3, np.float32), name)
+        onnx.external_data_helper.set_external_data(array, name)
+        array.ClearField("raw_data")
+        tensors.append(array)
+        (tmp_path / name).write_bytes(np.ones(3, np.float32).tobytes())
+    decoy = onnx.numpy_helper.from_array(np.frombuffer(b"\x0a\x08location\x12\x01x", np.uint8), "decoy")
+    node = onnx.helper.make_node("Constant", [], ["c"], value=tensors.pop())
+    graph = onnx.helper.make_graph([node], "g", [], [], [*tensors, decoy])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    first, *others = model_files(path)
+    assert first == path
+    assert sorted(others) == sorted(tmp_path / name for name in names)
+    (tmp_path / names[0]).unlink()
+    with pytest.raises(ValueError, match=r"first\.bin does not exist: give an \.xml .*, or an \.onnx with its data"):
+        model_files(path)
+    path.write_bytes(path.read_bytes().replace(b"weights/first.bin", b"../eights/fir.bin"))
+    with pytest.raises(ValueError, match=r"has its weights in \.\./eights/fir\.bin, outside its folder"):
+        model_files(path)
+    assert model_files(exported) == [exported, exported.with_suffix(".bin")]
 
 
 def test_latency_hands_out_each_result_before_it_reads_on(exported: Path) -> None:
@@ -172,6 +230,20 @@ def test_verdicts_are_on_the_mean_over_past_frames_anew_in_every_folder() -> Non
     assert [result.pred_label for result in judged] == [True, True, True, False, False, True]
     assert [result.pred_score for result in judged] == own
     assert list(deploy.judged(given, threshold=None)) == given
+
+
+def test_a_lost_frame_is_missing_from_its_means_and_no_older_one_takes_its_place() -> None:
+    blank: Any = np.zeros((4, 4))
+    read = deque(["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "b/2"])
+    own = {"a/0": 0.9, "a/1": 0.3, "a/3": 0.6, "b/1": 0.2, "b/2": 0.4}  # lost: a/2, b/0
+    given = [deploy.Result(name, blank, score, False, blank, blank) for name, score in own.items()]
+    averaged = [result.averaged_score for result in deploy.average(given, 3, read)]
+    assert averaged == pytest.approx([0.9, 0.6, 0.45, 0.2, 0.3])
+    assert not read
+    stream = [
+        deploy.Result(f"{i:06}", blank, score, False, blank, blank) for i, score in ((0, 0.9), (1, 0.3), (3, 0.6))
+    ]
+    assert [result.averaged_score for result in deploy.average(stream, 3)] == pytest.approx([0.9, 0.6, 0.45])
 
 
 @pytest.mark.parametrize("sensitivity", [0.5, 0.3])

@@ -5,6 +5,7 @@ import pytest
 from anomalib.data import Folder
 from blur import Blur
 from engine_contract import Record, engine
+from lightning.pytorch.callbacks import EarlyStopping
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
 
@@ -62,3 +63,30 @@ def test_epochs_that_no_validation_sees_are_told_before_training(
     if unseen:
         assert warnings[0].startswith(unseen)
         assert "a multiple of check_val_every_n_epoch, which is 2" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ({"max_epochs": 7, "callbacks": [EarlyStopping("train_loss")]}, "set min_epochs to 6"),
+        ({"max_steps": 10, "callbacks": [EarlyStopping("train_loss")]}, "set min_steps to 9"),
+        ({"max_epochs": -1}, "give max_epochs"),
+        ({"max_epochs": 7, "min_epochs": 6, "callbacks": [EarlyStopping("train_loss")]}, None),
+        ({"max_epochs": 7}, None),
+        ({}, None),
+    ],
+)
+def test_training_that_may_end_before_what_its_length_plans_is_told_of(
+    given: dict[str, Any],
+    advice: str | None,
+    folder: Folder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callbacks = [*given.pop("callbacks", []), Record(stop=True)]
+    engine(tmp_path, callbacks=callbacks, **given).fit(Blur(image_size=(16, 16)), datamodule=folder)
+    warnings = [record.getMessage() for record in caplog.records if "may end training early" in record.getMessage()]
+    assert len(warnings) == (advice is not None)
+    if advice:
+        assert "which drops after 83% of it" in warnings[0]
+        assert warnings[0].endswith(f"{advice}.")

@@ -3,6 +3,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -14,10 +16,12 @@ from engine_contract import engine
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from PIL import Image
 from torch import Tensor
 
 from riad_anomalib import ReconstructionVisualizer
 from riad_anomalib.components.variation import Variation, vary
+from riad_anomalib.host.normal_images import warn_of_lost_range
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
 
@@ -63,6 +67,37 @@ def test_a_saved_config_names_the_class_that_was_given(
     cli.model.configure_callbacks()
     (callback,) = [each for each in cli.trainer.callbacks if isinstance(each, SaveConfigCallback)]  # type: ignore[attr-defined]
     assert callback.config["model"]["class_path"] == saved
+
+
+def float_picture(low: float, high: float) -> Image.Image:
+    return Image.fromarray(np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "mode I;16, values from 0 to 63000"),
+        (Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8) - 9), "mode I, values from -9 to 54"),
+        (float_picture(0, 1), "mode F, values from 0 to 1"),
+        (float_picture(0, 300), "mode F, values from 0 to 300"),
+        (Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 4), None),  # 8 bits in a file of 16
+        (float_picture(0, 255), None),
+        (Image.new("L", (8, 8)), None),
+        (Image.new("RGBA", (8, 8)), None),
+    ],
+)
+def test_training_begins_with_a_warning_of_pictures_that_reading_makes_blank(
+    made: Image.Image, found: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made.save(tmp_path / "a.tif")
+    (tmp_path / "b.tif").write_text("no picture")
+    samples = pd.DataFrame({"image_path": [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]})
+    trainer: Any = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=SimpleNamespace(samples=samples)))
+    warn_of_lost_range(trainer)
+    assert len(caplog.messages) == (found is not None)
+    if found:
+        assert "1 of 2 training pictures" in caplog.text
+        assert f"such as {tmp_path / 'a.tif'} (Pillow's {found})" in caplog.text
 
 
 def test_a_model_without_reconstructions_has_none_to_show() -> None:

@@ -1,6 +1,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.data import Folder
@@ -8,7 +10,9 @@ from anomalib.pre_processing import PreProcessor
 from blur import Blur
 from engine_contract import engine
 from lightning.pytorch import Trainer
-from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, Grayscale, InterpolationMode, Normalize, Resize
+
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The "), pytest.mark.filterwarnings("ignore:.*isinstance.treespec")]
 
@@ -43,8 +47,14 @@ def test_images_get_the_models_default_size_in_a_users_subclass_too(model: type[
     assert model().image_size == (64, 64)
 
 
-def test_shrinking_stays_smooth_in_a_checkpoint_and_beside_other_transforms(tmp_path: Path) -> None:
-    crop_and_resize = Compose([CenterCrop((120, 100)), Resize((32, 48), antialias=True)])
+@pytest.mark.parametrize("interpolation", ["bilinear", InterpolationMode.BICUBIC])
+@pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
+def test_shrinking_stays_smooth_in_checkpoint_and_export_and_beside_other_transforms(
+    interpolation: Any,
+    tmp_path: Path,
+) -> None:
+    resize = Resize((32, 48), interpolation=interpolation, antialias=True)
+    crop_and_resize = Compose([CenterCrop((120, 100)), Compose([resize, Grayscale(3)])])
     model = Blur(pre_processor=PreProcessor(crop_and_resize), post_processor=False)
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
     trainer.strategy.connect(model)
@@ -52,4 +62,20 @@ def test_shrinking_stays_smooth_in_a_checkpoint_and_beside_other_transforms(tmp_
     loaded = Blur.load_from_checkpoint(tmp_path / "model.ckpt", map_location="cpu").eval()
     large = torch.rand(1, 3, 130, 140)
     assert isinstance(loaded.pre_processor, PreProcessor)
-    torch.testing.assert_close(loaded.pre_processor(large), crop_and_resize(large))
+    small = crop_and_resize(large)
+    torch.testing.assert_close(loaded.pre_processor(large), small, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        expected = loaded.model(small).anomaly_map.numpy()
+    compiled = openvino.compile_model(openvino.convert_model(loaded.to_onnx(tmp_path)), "CPU", F32)
+    np.testing.assert_allclose(compiled(large.numpy())["anomaly_map"], expected, atol=1e-5)
+
+
+def test_a_resize_that_keeps_proportions_is_not_exported(tmp_path: Path) -> None:
+    transform = Compose([Resize(72), CenterCrop(64)])
+    model = Blur(pre_processor=PreProcessor(transform), post_processor=False).eval()
+    pre_processor: Any = model.pre_processor
+    large = torch.rand(1, 3, 130, 140)
+    torch.testing.assert_close(pre_processor(large), transform(large))
+    with pytest.raises(ValueError, match=r"Resize\(size=\[72\].* depends on the image.* Resize\(\(256, 256\)\)"):
+        model.to_onnx(tmp_path)
+    assert not list(tmp_path.rglob("*.onnx"))

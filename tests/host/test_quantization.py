@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.data import Folder
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from engine_contract import quantized
 from lightning.pytorch import seed_everything
+from model_contract import quantized
 from PIL import Image
 
 from riad_anomalib import Riad
@@ -115,10 +116,15 @@ def test_every_compression_exports_from_a_checkpoint_and_keeps_the_verdicts(
     labels = torch.tensor([bool(prediction.pred_label.item()) for prediction in predictions])
     assert set(expected.pred_label[clear].tolist()) == {True, False}
     assert torch.equal(labels[clear], expected.pred_label[clear])
+    graph = openvino.Core().read_model(exported)
     if compression == "int8_ptq":
-        assert {"Convolution"} <= quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+        assert {"Convolution"} <= quantized(graph) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
     else:
-        assert not quantized(exported)
+        assert not quantized(graph)
+    if compression == "fp16":
+        weights = [op for op in graph.get_ops() if op.get_output_element_type(0) == openvino.Type.f16]
+        assert len(weights) > 10
+        assert all(op.get_type_name() == "Constant" and len(op.get_output_shape(0)) == 4 for op in weights)
 
 
 def test_both_inferencers_agree_on_a_path_a_pil_image_and_an_array(
@@ -141,6 +147,12 @@ def test_both_inferencers_agree_on_a_path_a_pil_image_and_an_array(
     openvino_inferencer = OpenVINOInferencer(exports["openvino"], device="CPU", config=F32)  # type: ignore[arg-type]
     np.testing.assert_allclose(scores(openvino_inferencer, kinds), of_torch, atol=1e-4)
     np.testing.assert_allclose(of_torch, of_torch[0], atol=1e-4)
+    everything = [*(root / "good").iterdir(), *(root / "bad").iterdir()]  # also the one that the threshold is chosen by
+    predicted: Any = run.predict(model, data_path=root)
+    verdicts = {Path(item.image_path).relative_to(root): bool(item.pred_label) for batch in predicted for item in batch}
+    for each in everything:
+        label: Any = openvino_inferencer.predict(each).pred_label
+        assert bool(label.item()) == verdicts[each.relative_to(root)] == (each.parent.name == "bad")
     prediction: Any = openvino_inferencer.predict(path)
     assert prediction.anomaly_map.squeeze().shape == prediction.pred_mask.squeeze().shape == (32, 48)
     assert prediction.pred_mask.any()
@@ -195,7 +207,7 @@ def test_exporting_a_model_without_thresholds_is_refused(
     Engine(max_epochs=1, limit_val_batches=0, **options).fit(unvalidated, datamodule=folder)
     engine = Engine(**options)
     for model in (Riad(base_width=1), unvalidated):
-        with pytest.raises(ValueError, match=r"has no thresholds.* checkpoint .* of a training with validation"):
+        with pytest.raises(ValueError, match=r"has no thresholds.*: no validation has found any. Train with"):
             engine.export(model, kind, export_root=tmp_path / "exported")
     assert not list((tmp_path / "exported").rglob("model.*"))
     engine.validate(unvalidated, datamodule=folder)  # as the message proposes

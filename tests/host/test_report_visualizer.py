@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -9,6 +10,7 @@ from anomalib.data import Folder
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from blur import Blur
+from clips import small, video_data
 from engine_contract import engine
 from inspections import page
 from lightning.pytorch import Callback
@@ -17,13 +19,14 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from riad_anomalib import ReportVisualizer
 from riad_anomalib.host import report_visualizer
+from riad_anomalib.report import Report
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The ", ".*isinstance.treespec", "'pin_memory'")
 ]
 
 
-def reports(model: Blur, folder: Folder, tmp_path: Path, *callbacks: Callback) -> tuple[Any, Path]:
+def reports(model: Blur, folder: Any, tmp_path: Path, *callbacks: Callback) -> tuple[Any, Path]:
     """What the page of a test is told, and where it lies."""
     run = engine(tmp_path, callbacks=list(callbacks), logger=False)
     run.validate(model, datamodule=folder)
@@ -69,6 +72,42 @@ def test_a_prediction_knows_no_truth(folder: Folder, tmp_path: Path) -> None:
         ("bad/0.png", None, 2),
         ("bad/1.png", None, 2),
     ]
+
+
+def test_every_frame_of_a_video_is_a_picture_with_its_averaged_score(footage: Path, tmp_path: Path) -> None:
+    batches = []
+
+    class Record(Callback):
+        def on_test_batch_end(self, _trainer: Any, _module: Any, _outputs: Any, batch: Any, *_: Any) -> None:
+            batches.append(batch)
+
+    model = small(visualizer=ReportVisualizer())
+    told, where = reports(model, video_data(footage), tmp_path, Record())
+    assert [row["name"] for row in told["rows"]] == [
+        f"{clip}/{frame:06}.png" for clip in ("Test001", "Test002") for frame in range(13)
+    ]
+    assert [row["score"] for row in told["rows"]] == torch.cat([batch.pred_score for batch in batches]).tolist()
+    labels = torch.cat([batch.gt_label for batch in batches]).bool().tolist()
+    assert [row["is_defective"] for row in told["rows"]] == labels
+    assert [row["views"] for row in told["rows"]] == [2 + label for label in labels]
+    shown, taken = (cv2.imread(str(path)) for path in (where / "report_files/20.1.jpg", frame_file(footage)))
+    assert shown is not None
+    assert taken is not None
+    assert shown.shape == taken.shape == (96, 144, 3)  # the frame's, not the model's
+    assert np.abs(shown.astype(int) - taken).mean() < 5
+
+
+def frame_file(footage: Path) -> Path:
+    return sorted((footage / "Test/Test002").glob("*.tif"))[20 - 13]
+
+
+def test_pictures_of_the_same_name_in_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    report = Report(tmp_path, "x", "x")
+    for path in ("/d/line1/cam/0.png", "/d/line2/cam/0.png", "/d/line2/cam/1\n.png"):
+        report.add(path, 0.5, False)
+    trainer: Any = SimpleNamespace(datamodule=None)
+    report_visualizer.name_rows(trainer, report)
+    assert [row.name for row in report.rows] == ["line1/cam/0.png", "line2/cam/0.png", r"cam/1\x0a.png"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

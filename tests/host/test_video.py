@@ -7,16 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from anomalib.data import VideoBatch
 from anomalib.data.utils import read_image
 from anomalib.metrics import AUROC, Evaluator
 from clips import NUM_FRAMES, QUIET, small, video_data
-from engine_contract import engine, quantized
+from engine_contract import engine
 from lightning.pytorch import Callback, LightningModule, Trainer
+from model_contract import quantized
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from riad_anomalib.host import normal_images
 from riad_anomalib.host.video import FrameScores, check_processes, frame_by_frame
@@ -109,6 +111,10 @@ def test_auroc_of_the_videos_that_have_both_kinds_of_frames() -> None:
     averages(scores, [0, 1], [1.0, 3.0], video="all.avi", labels=[1, 1])
     averages(scores, [0, 1], [1.0, 3.0], video="some/b.avi", labels=[0, 1])
     assert scores.aurocs() == {"clip": 0.75, "b": 1.0}
+    averages(scores, [0, 1], [3.0, 1.0], video="other/b.avi", labels=[0, 1])
+    averages(scores, [0, 1], [1.0, 3.0], video="Test/10.30", labels=[0, 1])
+    averages(scores, [0, 1], [3.0, 1.0], video="Test/10.45", labels=[0, 1])
+    assert scores.aurocs() == {"clip": 0.75, "some/b.avi": 1.0, "other/b.avi": 0.0, "10.30": 1.0, "10.45": 0.0}
 
 
 def test_several_processes_are_refused_unless_nothing_is_averaged() -> None:
@@ -213,9 +219,13 @@ def test_loaders_without_a_data_module_score_what_their_labels_are_for(
     data = video_data(footage, clip_length_in_frames=3, frames_between_clips=1, target_frame="first")
     data.setup()
     model = small(post_processor=False)
-    predictions: Any = engine(tmp_path).predict(model, dataloaders=data.test_dataloader())
-    scores = torch.cat([prediction.pred_score for prediction in predictions]).tolist()
-    assert scores == pytest.approx([*expected[:11], *expected[13:24]], abs=1e-5)
+    for loader in (
+        data.test_dataloader(),
+        DataLoader(Subset(data.test_data, range(22)), batch_size=4, collate_fn=data.test_data.collate_fn),
+    ):
+        predictions: Any = engine(tmp_path).predict(model, dataloaders=loader)
+        scores = torch.cat([prediction.pred_score for prediction in predictions]).tolist()
+        assert scores == pytest.approx([*expected[:11], *expected[13:24]], abs=1e-5)
     dataset = frame_by_frame(data.test_data)
     shuffled: Any = DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=dataset.collate_fn)
     with pytest.raises(ValueError, match="give frames in order"):
@@ -256,6 +266,46 @@ def test_training_takes_every_frame_of_a_clip_and_calibrates_on_single_ones(
         verbose=False,
     )
     assert again[0] == pytest.approx(tested)
+
+
+class Fail(Callback):
+    """Breaks a run off."""
+
+    def on_validation_start(self, *_: Any) -> None:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_data_module_is_afterwards_as_it_was(fails: bool, footage: Path, tmp_path: Path) -> None:
+    data = video_data(footage, clip_length_in_frames=2, frames_between_clips=1)
+    data.setup()
+    before = data.val_data, data.test_data, data.external_collate_fn
+    run = engine(tmp_path, max_epochs=1, logger=False, callbacks=[Fail()] if fails else [])
+    if fails:
+        with pytest.raises(RuntimeError):
+            run.fit(small(), datamodule=data)
+    else:
+        run.fit(small(), datamodule=data)
+        assert len(run.predict(small(), datamodule=data)) > 0  # type: ignore[arg-type]
+    length = len(before[0])
+    assert length < NUM_FRAMES
+    data.setup()
+    assert len(data.val_data) == len(data.test_data) == length
+    assert next(iter(data.test_dataloader())).image.shape[1] == 2
+    assert data.external_collate_fn is before[2] is None
+
+
+def test_frames_that_names_put_in_another_order_than_numbers_are_refused(footage: Path, tmp_path: Path) -> None:
+    unpadded = shutil.copytree(footage, tmp_path / "unpadded")
+    for file in sorted((unpadded / "Test").glob("Test002*/*")):
+        file.rename(file.with_stem(file.stem.lstrip("0")))
+    names = r"anomalib takes the frames of .*Test002 by name, 10.tif before 2.tif: pad their numbers with zeros"
+    with pytest.raises(ValueError, match=names):
+        engine(tmp_path).predict(small(), datamodule=video_data(unpadded))
+    model = small()
+    model.past_frames = 1
+    predictions: Any = engine(tmp_path).predict(model, datamodule=video_data(unpadded))
+    assert sum(len(prediction.pred_score) for prediction in predictions) == NUM_FRAMES
 
 
 def test_images_never_see_it(footage: Path, tmp_path: Path) -> None:
@@ -309,4 +359,4 @@ def test_quantization_takes_frames(compression: Any, footage: Path, tmp_path: Pa
         ckpt_path=str(run.best_model_path),
     )
     assert exported is not None
-    assert quantized(exported) <= {"Convolution", "ConvolutionBackpropData", "Concat"}
+    assert quantized(openvino.Core().read_model(exported)) <= {"Convolution", "ConvolutionBackpropData", "Concat"}

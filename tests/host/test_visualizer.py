@@ -2,16 +2,18 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from clips import NUM_FRAMES, QUIET, small, video_data
 from engine_contract import engine
 from PIL import Image
 
 from riad_anomalib import ReconstructionVisualizer
-from riad_anomalib.host.visualizer import ScoredFrame, plot_scores
+from riad_anomalib.host.visualizer import OutputFiles, ScoredFrame, VideoVisualizer, frame_paths, plot_scores
 
 pytestmark = QUIET
 
@@ -71,6 +73,31 @@ def test_what_was_scored_before_a_video_breaks_off_is_kept(
     folder = Path(run.trainer.default_root_dir, "scores")
     assert [len(rows(folder / f"{clip}.csv")) for clip in ("Test001", "Test002")] == [13, 3]
     assert (folder / "Test002.png").exists()
+
+
+def test_what_has_the_same_name_has_files_of_its_own(tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, world_size=1, is_global_zero=True)
+    files = OutputFiles()
+    paths = ["/d/line1/cam/0.png", "/d/line2/cam/0.png", "/d/line2/cam/../cam/0.png", "/d/line1/cam/0.png"]
+    found = [files.of(trainer, path, tmp_path).relative_to(tmp_path).as_posix() for path in paths]
+    assert found[:2] == ["cam/0.png", "line2/cam/0.png"]
+    assert found[3] == found[0]
+    assert len({*found}) == 3
+    videos = ["/d/cam1/01.avi", "/d/cam2/01.avi", "/d/Test/10.30", "/d/Test/10.45", "/d/$x$/" + "a" * 255]
+    batch: Any = SimpleNamespace(video_path=videos, frames=torch.tensor([7] * 5))
+    assert len({*frame_paths(batch)}) == 5
+    visualizer = VideoVisualizer()
+    for video in videos:
+        visualizer._scored[video] = [ScoredFrame(0, 0.5, is_anomalous=False, gt_label=None)]
+    visualizer.on_test_epoch_end(trainer, SimpleNamespace(post_processor=None))
+    written = {path.relative_to(tmp_path / "scores").as_posix() for path in (tmp_path / "scores").rglob("*.csv")}
+    assert {name for name in written if len(name) < 99} == {
+        "cam1/01.avi.csv",
+        "cam2/01.avi.csv",
+        "10.30.csv",
+        "10.45.csv",
+    }
+    assert len(written) == 5
 
 
 def test_the_labelled_stretch_is_shaded_and_scores_above_the_threshold_are_red(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """The run: connects to the cluster, hands out blocks of pictures, takes in their results."""
 
-# ruff: noqa: T201  # a command prints
-
 import argparse
 import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -19,9 +18,11 @@ from pyarrow import compute
 from pyarrow.fs import FileType
 from ray.data import ActorPoolStrategy, DataContext, from_arrow
 
+from riad_anomalib.deploy import thresholds
+from riad_anomalib.deploy.endings import say
 from riad_anomalib.deploy.inference import model_files, read_model, reason
 
-from .inspector import Inspector, overlay_name
+from .inspector import Attempts, Inspector, Overlaid
 from .pictures import find_pictures
 from .places import Place
 from .table import Table
@@ -45,7 +46,10 @@ def connected(address: str) -> Iterator[None]:
     try:
         if port.isdecimal() and "://" not in address:  # Ray would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's own ends this process at once
     except (OSError, RuntimeError, ValueError) as error:
         msg = f"no Ray cluster at {address}: start one with ray start, or say local for this machine ({reason(error)})"
         raise ValueError(msg) from error
@@ -95,7 +99,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(msg)
 
 
-def _new(output: str, source: str) -> Place:
+def _new(output: str, source: str, overlays: str) -> Place:
     """Return where results will go.
 
     Raises:
@@ -105,10 +109,40 @@ def _new(output: str, source: str) -> Place:
     if f"{place.path}/".startswith(f"{Place.of(source).path}/"):
         msg = f"output {output} lies in the source, where the next run would take overlays for pictures: move it"
         raise ValueError(msg)
-    if (place / "results").kind is not FileType.NotFound:
-        msg = f"output {output} has results already: give another folder"
-        raise ValueError(msg)
+    for name in ["results", *["overlays"] * (overlays != "none")]:
+        if (place / name).kind is not FileType.NotFound:
+            msg = f"output {output} has {name} already: give another folder"
+            raise ValueError(msg)
     return place
+
+
+def _inspected(pictures: dict[str, str], actors: int, cores: int, inspector: tuple[object, ...]) -> Generator[pa.Table]:
+    """Return the rows of pictures as blocks of them are done.
+
+    Args:
+        pictures: The path of each by its name.
+        actors: How many there is room for.
+        cores: Those of an actor.
+        inspector: What an :class:`Inspector` is made with.
+    """
+    if not pictures:
+        return
+    # Small enough for all actors to end at about the same time.
+    size = max(1, min(BLOCK, len(pictures) // (4 * actors)))
+    paths = pa.table({"name": [*pictures], "path": pa.array(map(os.fsencode, pictures.values()), pa.binary())})
+    blocks = [paths.slice(start, size) for start in range(0, len(paths), size)]
+    inspected = from_arrow(blocks).map_batches(
+        Inspector,
+        fn_constructor_args=inspector,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=cores,
+        # One is the least: where a node is lost, the others must be able to give room to what it had begun.
+        compute=ActorPoolStrategy(min_size=1, initial_size=min(actors, len(blocks))),
+    )
+    results: Any = inspected.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow")
+    with closing(iter(results)) as parts:
+        yield from parts
 
 
 def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tuple[Table, str]:
@@ -125,13 +159,17 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
         ValueError: If an argument is wrong.
     """
     _check(arguments)
-    files, pictures = find_pictures(arguments.source)
-    output = _new(arguments.output, arguments.source)
-    if arguments.overlays and len({*map(overlay_name, pictures)}) < len(pictures):
-        msg = f"list {arguments.source} has paths that differ only by ..: their overlays would be one, write them out"
-        raise ValueError(msg)
+    files, pictures, problems = find_pictures(arguments.source)
+    which = arguments.overlays or "none"
+    output = _new(arguments.output, arguments.source, which)
     read_model(arguments.model, openvino.Core())
-    model = {file.name: file.read_bytes() for file in model_files(arguments.model)}
+    found = thresholds.read(arguments.model)
+    threshold = arguments.threshold
+    if found and threshold is None:
+        threshold = found.score
+        say(found.told(thresholds.file_of(arguments.model)))
+    folder = arguments.model.parent
+    model = {file.relative_to(folder).as_posix(): file.read_bytes() for file in model_files(arguments.model)}
     names = ("device", "mode", "precision")
     options = {name: getattr(arguments, name) for name in names} | {"threads": arguments.cores}
     with connected(arguments.cluster):
@@ -142,30 +180,15 @@ def inspect(arguments: argparse.Namespace, interrupted: threading.Event) -> tupl
             msg = f"output {arguments.output} cannot be written ({reason(error)}): give another folder"
             raise ValueError(msg) from error
         table = Table(output / "results")
-        # Small enough for all actors to end at about the same time.
-        size = max(1, min(BLOCK, len(pictures) // (4 * actors)))
-        paths = pa.table({"name": [*pictures], "path": pa.array(map(os.fsencode, pictures.values()), pa.binary())})
-        blocks = [paths.slice(start, size) for start in range(0, len(paths), size)]
-        inspected = from_arrow(blocks).map_batches(
-            Inspector,
-            fn_constructor_args=(
-                model,
-                files,
-                output / "overlays" if arguments.overlays else None,
-                arguments.threshold,
-                options,
-            ),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=arguments.cores,
-            # One is the least: where a node is lost, the others must be able to give room to what it had begun.
-            compute=ActorPoolStrategy(min_size=1, initial_size=min(actors, len(blocks))),
-        )
-        results: Any = inspected.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow")
+        attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
+        overlays = Overlaid.of(pictures, output / "overlays", which)
+        pixel_threshold = found.pixel if found else None
+        inspector = model, files, overlays, threshold, options, attempts, pixel_threshold
         problem = ""
         try:
             try:
-                with closing(iter(results)) as parts:
+                table.skip(problems)
+                with closing(_inspected(pictures, actors, arguments.cores, inspector)) as parts:
                     for rows in parts:
                         failed = rows.filter(compute.field("name").is_null())
                         problem = failed["reason"][0].as_py() if len(failed) else ""
@@ -188,5 +211,5 @@ def main(arguments: argparse.Namespace, interrupted: threading.Event) -> tuple[s
     if problem:
         problem = f"stopped after {table.pictures + table.skipped} pictures: {problem}"
     seconds = time.perf_counter() - start
-    print(f"{table}; {(table.pictures + table.skipped) / seconds:.1f} pictures/s in {seconds:.1f} s", flush=True)
+    say(f"{table}; {(table.pictures + table.skipped) / seconds:.1f} pictures/s in {seconds:.1f} s")
     return problem, not (table.skipped or table.undrawn)

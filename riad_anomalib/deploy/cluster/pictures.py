@@ -7,13 +7,14 @@ from pathlib import Path
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from riad_anomalib.deploy.inference import reason
-from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images, printable
+from riad_anomalib.deploy.sources import IMAGE_SUFFIXES, image_files, no_images, other_kind
+from riad_anomalib.report.names import name_of
 
 from .places import Place
 
 
-def find_pictures(source: str) -> tuple[FileSystem, dict[str, str]]:
-    """Return the source's file system and the path of each picture by its name.
+def find_pictures(source: str) -> tuple[FileSystem, dict[str, str], dict[str, str]]:
+    """Return the source's file system, the path of each picture by its name, and why others cannot be used.
 
     Args:
         source: A folder, sub-folders included, whose pictures are named by their path in it; or a list that ends in
@@ -25,34 +26,45 @@ def find_pictures(source: str) -> tuple[FileSystem, dict[str, str]]:
     place = Place.of(source)
     try:
         if place.kind is FileType.Directory:
-            return place.files, dict(_folder(place))
-        if place.kind is FileType.File and source.lower().endswith(".txt"):
+            files, found = place.files, list(_folder(place))
+        elif place.kind is FileType.File and source.lower().endswith(".txt"):
             # Names in other encodings are bytes to Linux.
-            lines = place.read().decode("utf-8-sig", "surrogateescape").splitlines()
-            return _listed(source, place, [line.strip() for line in lines if line.strip()])
+            text = place.read().decode("utf-8-sig", "surrogateescape")
+            lines = [line.strip(" \t\r") for line in text.split("\n")]  # other ends of lines may be in names
+            files, found = _listed(source, place, [line for line in lines if line])
+        else:
+            msg = f"source {source} is neither a folder nor a list that ends in .txt: --cluster takes one, or its URI"
+            raise ValueError(msg)
     except OSError as error:
         msg = f"source {source} cannot be read: {reason(error)}"
         raise ValueError(msg) from error
-    msg = f"source {source} is neither a folder nor a list that ends in .txt: --cluster takes one of them, or its URI"
-    raise ValueError(msg)
+    usable = {name: path for name, path, problem in found if not problem}
+    return files, usable, {name: problem for name, _, problem in found if problem}
 
 
-def _folder(folder: Place) -> Iterator[tuple[str, str]]:
+def _suffix(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
+
+
+def _folder(folder: Place) -> Iterator[tuple[str, str, str]]:
+    """Return name, path and problem of each picture."""
     if isinstance(folder.files, LocalFileSystem):
         root = Path(folder.path)
-        yield from ((printable(file.relative_to(root).as_posix()), str(file)) for file in image_files(root))
+        for file, problem in image_files(root).items():
+            yield name_of(file.relative_to(root).as_posix()), str(file), problem
         return
     found = [
-        file.path
+        (file.path, other_kind(_suffix(file.path)))
         for file in folder.files.get_file_info(FileSelector(folder.path, recursive=True))
-        if file.type is FileType.File and posixpath.splitext(file.path)[1].lower() in IMAGE_SUFFIXES
+        if file.type is FileType.File
     ]
-    if not found:
+    pictures = [(path, problem) for path, problem in found if problem or _suffix(path) in IMAGE_SUFFIXES]
+    if not pictures:
         raise ValueError(no_images(folder.path))
-    yield from ((posixpath.relpath(path, folder.path), path) for path in sorted(found))
+    yield from ((name_of(posixpath.relpath(path, folder.path)), path, problem) for path, problem in sorted(pictures))
 
 
-def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, dict[str, str]]:
+def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, list[tuple[str, str, str]]]:
     if not lines:
         msg = f"list {source} is empty: write the path of a picture on each line"
         raise ValueError(msg)
@@ -70,9 +82,9 @@ def _listed(source: str, place: Place, lines: list[str]) -> tuple[FileSystem, di
         if not line.startswith(start) or ("://" in line and not start):
             msg = f"list {source}: {line} is on another file system than {lines[0]}: make a list for each"
             raise ValueError(msg)
-        name = printable(line)
+        name = name_of(line)
         if name in pictures:
             msg = f"list {source} has {name} twice: leave one of them"
             raise ValueError(msg)
         pictures[name] = posixpath.join(folder, line.removeprefix(start))
-    return files, pictures
+    return files, [(name, path, other_kind(_suffix(path))) for name, path in pictures.items()]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from pyarrow import parquet
 
+from riad_anomalib.report.names import readable
+
 from .places import Place
 
 COLUMNS = pa.schema([("name", pa.string()), ("score", pa.float32()), ("verdict", pa.string()), ("reason", pa.string())])
@@ -39,9 +41,15 @@ class Table:
             self.undrawn += is_scored and row["reason"] is not None
             if row["reason"] is not None:
                 what = "skipped: " * (not is_scored)
-                print(f"{what}{row['name']} {row['reason']}", file=sys.stderr)
+                print(readable(f"{what}{row['name']} {row['reason']}"), file=sys.stderr)
         if sum(map(len, self.waiting)) >= PART:
             self.write()
+
+    def skip(self, problems: dict[str, str]) -> None:
+        """Take pictures that cannot be used, with what is wrong with each by its name."""
+        if problems:
+            rows = [{"name": name, "reason": problem} for name, problem in problems.items()]
+            self.add(pa.Table.from_pylist(rows, COLUMNS))
 
     def write(self) -> None:
         """Write the rows that wait."""

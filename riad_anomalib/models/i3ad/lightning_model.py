@@ -16,7 +16,10 @@ from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_positive
 from riad_anomalib.components.variation import Variation, plain_strengths
-from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
+from riad_anomalib.host.length import step_schedule
+from riad_anomalib.host.module import HostMixin
+from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.video import check_past_frames
 
 from .discriminator import Discriminator
 from .loss import I3adLoss
@@ -55,6 +58,7 @@ class I3ad(HostMixin, AnomalibModule):
         smoothing_size: Side length of the mean filter over the anomaly map: an odd number of pixels, or a share of the
             image's shorter side in (0, 1).
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
         attention: Whether the generator's fine stage has self-attention.
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
@@ -66,11 +70,11 @@ class I3ad(HostMixin, AnomalibModule):
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         lr: Learning rate of the generator's Adam; the discriminator's is 4 times that; a tenth for the last sixth of
             training.
-        image_size: Height and width that images are resized to, multiples of 4. A ``pre_processor`` that resizes wins
-            over it.
+        image_size: Height and width that images are resized to, or one number for both, multiples of 4. A
+            ``pre_processor`` that resizes wins over it.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -80,7 +84,8 @@ class I3ad(HostMixin, AnomalibModule):
 
     default_image_size = (256, 256)  # CHOICE [I3AD] Sec. 3.1: no size is given; this is its baselines' for objects.
     default_epochs = 300  # DEVIATES [I3AD] Sec. 3.1: the paper's 500,000 steps depend on the number of images.
-    network_arguments = ("adversarial_weight", "base_width", "attention", "coarse")
+    network_arguments = ("base_width", "attention", "coarse")
+    network_switches = ("adversarial_weight",)
     scoring_arguments = (
         "iterations",
         "patch_size",
@@ -107,13 +112,14 @@ class I3ad(HostMixin, AnomalibModule):
         # CHOICE [I3AD] Sec. 3: the paper does not smooth, or does not say so; this is RIAD's.
         smoothing_size: int | float = 21,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
         past_frames: int = 3,
+        false_alarms: float | None = None,
         base_width: int = 48,
         attention: bool = True,
         coarse: bool = True,
         registration: str = "none",
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
-        image_size: tuple[int, int] = default_image_size,
+        image_size: tuple[int, int] | int = default_image_size,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -130,6 +136,7 @@ class I3ad(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
         self.variation = Variation(**variation) if variation else None

@@ -4,15 +4,20 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from riad_anomalib.components.similarity import absolute_map, msgms_grey_map, msgms_map, ssim_map
+from riad_anomalib.components.similarity import (
+    absolute_difference,
+    msgms_difference,
+    msgms_grey_difference,
+    one_minus_ssim,
+)
 
 SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "msgms": msgms_map,
-    "msgms_grey": msgms_grey_map,
-    "ssim": ssim_map,
-    "absolute": absolute_map,
+    "msgms": msgms_difference,
+    "msgms_grey": msgms_grey_difference,
+    "ssim": one_minus_ssim,
+    "absolute": absolute_difference,
 }
-"""Similarity maps by the name that ``score_function`` takes."""
+"""1 - similarity by the name that ``score_function`` takes."""
 
 
 def dissimilarity_map(image: Tensor, reconstructions: Tensor, score_function: str) -> Tensor:
@@ -29,6 +34,6 @@ def dissimilarity_map(image: Tensor, reconstructions: Tensor, score_function: st
         Dissimilarity, ``(N, 1, H, W)``.
     """
     images = image.unsqueeze(1).expand_as(reconstructions).flatten(0, 1)  # (N*K, C, H, W)
-    similarity = SCORE_FUNCTIONS[score_function](images, reconstructions.flatten(0, 1))  # (N*K, 1, H, W)
-    dissimilarity: Tensor = (1 - similarity).unflatten(0, (-1, reconstructions.shape[1]))  # (N, K, 1, H, W)
+    differences = SCORE_FUNCTIONS[score_function](images, reconstructions.flatten(0, 1))  # (N*K, 1, H, W)
+    dissimilarity: Tensor = differences.unflatten(0, (-1, reconstructions.shape[1]))  # (N, K, 1, H, W)
     return dissimilarity.mean(dim=1)  # (N, 1, H, W)

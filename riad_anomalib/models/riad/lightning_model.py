@@ -13,9 +13,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from riad_anomalib.components.arguments import check_positive, plain_list, whole_number
+from riad_anomalib.components.arguments import check_positive, one_or_more, whole_number
 from riad_anomalib.components.variation import Variation, plain_strengths
-from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, step_schedule
+from riad_anomalib.host.length import step_schedule
+from riad_anomalib.host.module import HostMixin
+from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.video import check_past_frames
 
 from .loss import RiadLoss
 from .torch_model import RiadModel
@@ -53,14 +56,15 @@ class Riad(HostMixin, AnomalibModule):
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
-        image_size: Height and width that images are resized to, multiples of 16 and of every region size. A
-            ``pre_processor`` that resizes wins over it.
+        image_size: Height and width that images are resized to, or one number for both, multiples of 16 and of every
+            region size. A ``pre_processor`` that resizes wins over it.
         num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
             removed pixel is 0 and the constants of GMS and SSIM are for [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -87,7 +91,7 @@ class Riad(HostMixin, AnomalibModule):
 
     def __init__(
         self,
-        region_sizes: Sequence[int] = (2, 4, 8, 16),
+        region_sizes: Sequence[int] | int = (2, 4, 8, 16),
         num_disjoint_sets: int = 3,
         base_width: int = 64,
         skip_connections: bool = True,
@@ -99,10 +103,11 @@ class Riad(HostMixin, AnomalibModule):
         registration: str = "none",
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
-        image_size: tuple[int, int] = default_image_size,
+        image_size: tuple[int, int] | int = default_image_size,
         num_partitions: int = 1,
         partition_seed: int = 0,
         past_frames: int = 3,
+        false_alarms: float | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -110,7 +115,7 @@ class Riad(HostMixin, AnomalibModule):
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs. The benchmark runner and
         # get_model hand over OmegaConf lists, which torch.load refuses under weights_only=True.
-        region_sizes = plain_list("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
+        region_sizes = one_or_more("region_sizes", region_sizes, "[2, 4, 8, 16]", of=" of whole numbers of pixels")
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
@@ -122,6 +127,7 @@ class Riad(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         self.lr = lr
         self.past_frames = past_frames
         self.variation = Variation(**variation) if variation else None

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from riad_anomalib.components.arguments import finite_number
-from riad_anomalib.components.similarity import gms_pyramid, ssim_per_channel
+from riad_anomalib.components.similarity import gms_difference_pyramid, ssim_per_channel
 
 
 class RiadLoss(nn.Module):
@@ -47,7 +47,7 @@ class RiadLoss(nn.Module):
         """
         # CHOICE [RIAD] Eq. 7: the paper does not say how L_2 is reduced; a mean keeps it on the other terms' scale.
         reconstruction, image = reconstruction.float(), image.float()
-        per_scale = [1 - similarity.mean() for similarity in gms_pyramid(image, reconstruction)]
+        per_scale = [difference.mean() for difference in gms_difference_pyramid(image, reconstruction)]
         return {
             "msgms_loss": torch.stack(per_scale).mean(),
             "ssim_loss": 1 - ssim_per_channel(image, reconstruction).mean(),

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Adam
 
-from riad_anomalib.components.arguments import check_positive, finite_number, plain_list, whole_number
+from riad_anomalib.components.arguments import check_positive, finite_number, one_or_more, plain_list, whole_number
 from riad_anomalib.components.corruption import (
     DISPLACEMENT,
     PATCH_SIZE,
@@ -26,7 +26,10 @@ from riad_anomalib.components.corruption import (
 )
 from riad_anomalib.components.sdc import STRIDE
 from riad_anomalib.components.variation import Variation, plain_strengths
-from riad_anomalib.host import HostMixin, check_past_frames, height_and_width, progress, step_schedule
+from riad_anomalib.host.length import progress, step_schedule
+from riad_anomalib.host.module import HostMixin
+from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.video import check_past_frames
 
 from .loss import SsaeLoss
 from .torch_model import SsaeModel
@@ -77,12 +80,13 @@ class Ssae(HostMixin, AnomalibModule):
         dilations: Dilations of the network's parallel convolutions; those of an eighth of the image's side or more
             reach nothing.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
-        image_size: Height and width that images are resized to, multiples of 8. A ``pre_processor`` that resizes wins
-            over it.
+        image_size: Height and width that images are resized to, or one number for both, multiples of 8. A
+            ``pre_processor`` that resizes wins over it.
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
+        false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
             network's output is in [0, 1]).
-        post_processor: Post-processor, or whether to use anomalib's default.
+        post_processor: Post-processor, or whether to use the default, ``VerdictPostProcessor``.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualizer, or whether to use anomalib's default.
 
@@ -110,15 +114,15 @@ class Ssae(HostMixin, AnomalibModule):
         self,
         objective: str = "filter",
         corrupted_weight: float = 0.5,
-        corruptions: Sequence[str] = ("elastic",),
+        corruptions: Sequence[str] | str = ("elastic",),
         num_patches: int = 1,
-        patch_size: Sequence[float] = PATCH_SIZE,
-        displacement: Sequence[float] = DISPLACEMENT,
+        patch_size: Sequence[float] | float = PATCH_SIZE,
+        displacement: Sequence[float] | float = DISPLACEMENT,
         brightness: float = 0.2,
         augmentation: str = "none",
         registration: str = "none",
         variation: dict[str, float] | None = None,
-        crop_scales: Sequence[float] = (0.5, 0.75, 1.0),
+        crop_scales: Sequence[float] | float = (0.5, 0.75, 1.0),
         score_function: str = "squared",
         # CHOICE [SSAE] Eq. 3: k and n are left open, as is the power t of Eq. 14.
         smoothing_size: int | float = 0.04,  # noqa: PYI041  # jsonargparse would turn 21 into 21.0
@@ -128,17 +132,18 @@ class Ssae(HostMixin, AnomalibModule):
         avgmap_power: float = 1.0,
         base_width: int = 64,
         kernel_size: int = 3,
-        dilations: Sequence[int] = (1, 2, 4, 8, 16, 32),
+        dilations: Sequence[int] | int = (1, 2, 4, 8, 16, 32),
         lr: float = 1e-4,
-        image_size: tuple[int, int] = default_image_size,
+        image_size: tuple[int, int] | int = default_image_size,
         past_frames: int = 3,
+        false_alarms: float | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Lightning saves the arguments as they stand when super().__init__ runs: plain ones, which torch.load takes.
-        corruptions = plain_list("corruptions", corruptions, "['elastic']")
+        corruptions = one_or_more("corruptions", corruptions, "['elastic']")
         patch_size = plain_list("patch_size", patch_size, "[0.03, 0.2]")
         displacement = plain_list("displacement", displacement, "[0.02, 0.09]")
         check_corruptions(corruptions, num_patches, brightness, patch_size=patch_size, displacement=displacement)
@@ -146,7 +151,7 @@ class Ssae(HostMixin, AnomalibModule):
         if not crop_scales or not all(0 < finite_number("crop_scales", scale) <= 1 for scale in crop_scales):
             msg = f"crop_scales is {crop_scales}: give shares of the image's sides in (0, 1], or [1] for whole images"
             raise ValueError(msg)
-        dilations = [whole_number("dilations", d) for d in plain_list("dilations", dilations, "[1, 2, 4, 8]")]
+        dilations = [whole_number("dilations", d) for d in one_or_more("dilations", dilations, "[1, 2, 4, 8]")]
         variation = plain_strengths(variation)
         check_turns(corruptions, (variation or {}).get("degrees", 0))
         image_size = height_and_width(image_size)
@@ -158,6 +163,7 @@ class Ssae(HostMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.adopt_false_alarms(false_alarms)
         image_size = self.adopt_pre_processor(pre_processor, image_size)
         check_augmentation(augmentation, image_size, corruptions)
         self.corruptions = corruptions

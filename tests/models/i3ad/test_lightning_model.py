@@ -1,4 +1,5 @@
 import csv
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from riad_anomalib.host import normal_images
 class TestI3ad(ModelContract, EngineContract):
     model_class = I3ad
     size = (32, 48)
+    scorings = tuple(product(("ssim", "squared"), ("none", "pixel")))
     rounding = 1e-4  # it goes through the network again and again
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),
@@ -41,6 +43,7 @@ class TestI3ad(ModelContract, EngineContract):
         "calibration": "pixel",
         "smoothing_size": 7,
         "past_frames": 1,
+        "false_alarms": 0.4,
         "base_width": 8,
         "attention": False,
         "coarse": False,
@@ -139,6 +142,14 @@ def test_both_players_go_on_where_a_checkpoint_left_them(folder: Folder, tmp_pat
     assert discriminator["lr"] == pytest.approx(4 * generator["lr"])
 
 
+def test_only_whether_there_is_a_discriminator_makes_another_network() -> None:
+    saved = build(adversarial_weight=0.1)
+    checkpoint = {"hyper_parameters": dict(saved.hparams), "state_dict": saved.state_dict()}
+    build(adversarial_weight=0.2).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"another network: adversarial_weight is 0.1 there and 0 here"):
+        build(adversarial_weight=0).on_load_checkpoint(checkpoint)
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging
 def test_the_log_has_both_players_losses(folder: Folder, tmp_path: Path) -> None:
     run = engine(tmp_path, max_epochs=1, logger=CSVLogger(tmp_path / "log"), log_every_n_steps=1)
@@ -216,7 +227,7 @@ def test_flat_images_train_both_players(grey: float) -> None:
     [
         ({"adversarial_weight": -1}, "adversarial_weight is -1: it must be at least 0"),
         ({"image_size": (34, 32)}, "image size 34x32: sides must be multiples of 4, at least 8: set 32x32 or 36x32"),
-        ({"image_size": 32}, "image_size is 32: give height and width"),
+        ({"image_size": "32"}, "image_size is '32': give height and width"),
         ({"iterations": 0}, "iterations is 0: it must be at least 1"),
         ({"mask_threshold": 2}, r"mask_threshold is 2: it must be in \[0, 1\]"),
         ({"lr": 0}, "lr is 0: it must be a positive number, the paper's is 1e-4"),

@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from riad_anomalib import Riad
 class TestRiad(ModelContract, EngineContract):
     model_class = Riad
     size = (32, 48)
+    scorings = tuple(product(("msgms", "msgms_grey", "ssim", "absolute"), ("none", "pixel")))
+    reconstructs = "reconstructions"
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),
         "region_sizes": (2, 8),
@@ -36,6 +39,7 @@ class TestRiad(ModelContract, EngineContract):
         "num_partitions": 2,
         "partition_seed": 1,
         "past_frames": 1,
+        "false_alarms": 0.4,
     }
 
     def check_log(self, rows: list[dict[str, str]]) -> None:
@@ -56,17 +60,17 @@ class TestRiad(ModelContract, EngineContract):
     [
         ({"image_size": (250, 256)}, "image size 250x256 is not a multiple of region size 4"),
         ({"image_size": (256,)}, r"image_size is \(256,\): give height and width"),
-        ({"image_size": 256}, "image_size is 256: give height and width"),
+        ({"image_size": "256"}, r"image_size is '256': give height and width, for example \[256, 256\], or one number"),
         ({"image_size": (256, 2.5e2)}, "image_size is 250.0: it must be a whole number"),
         ({"lr": 0}, "lr is 0: it must be a positive number"),
         ({"lr": "1e-4"}, "lr is '1e-4': it must be a finite number"),
         ({"lr": float("nan")}, "lr is nan: it must be a finite number"),
         ({"region_sizes": []}, "region_sizes is empty"),
         (
-            {"region_sizes": 8},
-            r"region_sizes is 8: give a list of whole numbers of pixels, for example \[2, 4, 8, 16\]",
+            {"region_sizes": None},
+            r"region_sizes is None: give a list of whole numbers of pixels, for example \[2, 4, 8, 16\]",
         ),
-        ({"region_sizes": "8"}, "region_sizes is '8': give a list"),
+        ({"region_sizes": "8"}, "region_sizes is '8': it must be a whole number"),
         ({"region_sizes": [2.5]}, "region_sizes is 2.5: it must be a whole number"),
         ({"num_disjoint_sets": 2.5}, "num_disjoint_sets is 2.5: it must be a whole number"),
         ({"num_disjoint_sets": float("nan")}, "num_disjoint_sets is nan: it must be a whole number"),

@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from riad_anomalib.models.ssae import lightning_model
 class TestSsae(ModelContract, EngineContract):
     model_class = Ssae
     size = (32, 48)
+    scorings = tuple(product(("squared", "ssim"), ("none", "pixel", "avgmap")))
+    reconstructs = "reconstructions"
     small: ClassVar[dict[str, Any]] = {
         "image_size": (32, 48),
         "base_width": 8,
@@ -48,6 +51,7 @@ class TestSsae(ModelContract, EngineContract):
         "lr": 0.1,
         "image_size": (32, 64),
         "past_frames": 1,
+        "false_alarms": 0.4,
     }
     needs: ClassVar[dict[str, dict[str, Any]]] = {"avgmap_power": {"calibration": "avgmap"}}
 
@@ -130,10 +134,10 @@ def test_crops_grow_with_the_share_of_training(folder: Folder, tmp_path: Path) -
     ("arguments", "message"),
     [
         ({"image_size": (36, 32)}, "image size 36x32 is not a multiple of 8: set image_size to 32x32 or 40x32"),
-        ({"image_size": 32}, "image_size is 32: give height and width"),
+        ({"image_size": "32"}, "image_size is '32': give height and width"),
         ({"objective": "repair"}, "objective is 'repair': choose one of"),
         ({"corrupted_weight": 2}, r"corrupted_weight is 2: it must be in \[0, 1\]"),
-        ({"corruptions": "elastic"}, r"corruptions is 'elastic': give a list, for example \['elastic'\]"),
+        ({"corruptions": None}, r"corruptions is None: give a list, for example \['elastic'\]"),
         ({"corruptions": ["noise"]}, r"corruptions is \['noise'\]"),
         ({"corruptions": []}, "corruptions is"),
         ({"num_patches": 0}, "num_patches is 0"),
@@ -154,7 +158,7 @@ def test_crops_grow_with_the_share_of_training(folder: Folder, tmp_path: Path) -
         ({"score_function": "l1"}, "score_function is 'l1': choose one of"),
         ({"image_score": "sum"}, "image_score is 'sum': choose one of"),
         ({"calibration": "some"}, "calibration is 'some': choose one of"),
-        ({"dilations": 2}, r"dilations is 2: give a list, for example \[1, 2, 4, 8\]"),
+        ({"dilations": True}, r"dilations is True: give a list, for example \[1, 2, 4, 8\]"),
         ({"dilations": [1, 1]}, r"dilations is \[1, 1\]"),
         ({"kernel_size": 4}, "kernel_size is 4"),
         ({"lr": 0}, "lr is 0: it must be a positive number"),
