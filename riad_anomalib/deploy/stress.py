@@ -4,6 +4,7 @@
 
 import argparse
 import csv
+import io
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from riad_anomalib.report import Image, Report
+from riad_anomalib.report.folder import replace
 
+from . import thresholds
 from .changes import CHANGES
 from .inference import Result, infer, infer_requests, judged, load_model, reason, usable
 from .sources import open_source
@@ -101,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="DIR", help="write stress.csv and report.html there")
     rates = "share of good pictures that a line may lose (default: %(default)s)"
     add("--false-alarms", type=_share, default=0.1, metavar="SHARE", help=rates)
-    units = "call pictures with a score above X anomalous (default: the model's own threshold)"
+    units = (
+        "call pictures with a score above X anomalous (default: the model's own, or what sub-command thresholds found)"
+    )
     add("--threshold", type=float, metavar="X", help=units)
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
     add("--precision", choices=("f32", "bf16", "auto"), default="f32", help="as for inspect (default: %(default)s)")
@@ -118,13 +123,19 @@ def _share(text: str) -> float:
 
 def _results(arguments: argparse.Namespace, table: Table, skipped: dict[str, str]) -> Iterator[Result]:
     """Judge all pictures under all settings, fill the table, and pass on the results of the unchanged ones."""
+    source = open_source(arguments.source)
+    threshold = arguments.threshold
+    if threshold is None and (found := thresholds.read(arguments.model)):
+        threshold = found.score
     model = load_model(arguments.model, arguments.device, "throughput", arguments.precision)
-    images = usable(open_source(arguments.source), model.input(0).partial_shape, skipped.__setitem__)
-    frames = ((name, shown) for name, image in images for _, shown in changed(image))
-    results = judged(infer(infer_requests(model, "throughput"), frames), arguments.threshold)
+    images = usable(source, model.input(0).partial_shape, skipped.__setitem__)
     order = settings()
-    for number, result in enumerate(results):
-        setting = order[number % len(order)]
+    # Numbered, because one that fails on its way has no result.
+    frames = ((f"{i}/{name}", shown) for name, image in images for i, (_, shown) in enumerate(changed(image)))
+    requests = infer_requests(model, "throughput")
+    for result in judged(infer(requests, frames, skipped.__setitem__), threshold):
+        number, _, result.name = result.name.partition("/")
+        setting = order[int(number)]
         is_good = not arguments.good or arguments.good in PurePosixPath(result.name).parts[:-1]
         table.rows[setting].add(result.pred_label, is_good)
         if setting == AS_IS:
@@ -157,18 +168,14 @@ def _check(arguments: argparse.Namespace, table: Table, skipped: dict[str, str])
 
 
 def _write(arguments: argparse.Namespace, table: Table, report: Report) -> None:
-    with (arguments.output / "stress.csv").open("w", newline="", encoding="utf-8") as file:
-        names = ("change", "strength", "unit", "good", "false_alarms", "defective", "found")
-        units = {change.name: change.unit for change in CHANGES}
-        csv.writer(file).writerows(
-            [
-                names,
-                *(
-                    (name, strength, units.get(name), row.good, row.false_alarms, row.defective, row.found)
-                    for (name, strength), row in table.rows.items()
-                ),
-            ]
-        )
+    names = ("change", "strength", "unit", "good", "false_alarms", "defective", "found")
+    units = {change.name: change.unit for change in CHANGES}
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(names)
+    for (name, strength), row in table.rows.items():
+        writer.writerow([name, strength, units.get(name), row.good, row.false_alarms, row.defective, row.found])
+    replace(arguments.output / "stress.csv", text.getvalue().encode())
     report.table = ("Under a line's changes", HEADER, table.lines())
     report.write()
 
