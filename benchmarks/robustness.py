@@ -124,7 +124,7 @@ def main() -> None:
     print(table(["change", "strength", "image AUROC", "false alarms", "found"]))
     threshold, rows = 0.0, []
     chosen = slice(1, 2) if arguments.middle else slice(None)
-    settings = [("as is", None, None), *((c.name, s, c) for c in CHANGES for s in c.strengths[chosen])]
+    settings = [("as is", None, None), *((c.name, s, c) for c in CHANGES for s in list(c.strengths)[chosen])]
     for name, strength, change in settings:
         shown = images if change is None or strength is None else [change.apply(image, strength) for image in images]
         maps, scores = scored(score, shown)
