@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
-from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.transforms.v2 import Transform
@@ -49,16 +47,8 @@ def check_validation(trainer: Trainer) -> None:
     """Refuse validations that fail in anomalib with an error that says nothing of what to do.
 
     Raises:
-        ValueError: If a data module that is trained on has none, or there are several loaders.
+        ValueError: If there are several loaders.
     """
-    datamodule = getattr(trainer, "datamodule", None)
-    is_wanted = trainer.state.fn == TrainerFn.FITTING and trainer.limit_val_batches
-    if is_wanted and isinstance(datamodule, AnomalibDataModule) and not hasattr(datamodule, "val_data"):
-        msg = (
-            f"{datamodule.name} has no validation images (val_split_mode none), from which thresholds come: choose "
-            "from_test or same_as_test, or train without any verdicts by limit_val_batches 0"
-        )
-        raise ValueError(msg)
     if len(loaders := single(trainer.val_dataloaders)) > 1:
         msg = f"anomalib validates on one loader, not on {len(loaders)}: join their data sets by torch's ConcatDataset"
         raise ValueError(msg)

@@ -103,11 +103,6 @@ def test_validations_that_anomalib_cannot_run_are_refused_before_training(data: 
     with pytest.raises(ValueError, match=r"anomalib validates on one loader, not on 2: join .* ConcatDataset"):
         run.fit(Blur(visualizer=False), train_dataloaders=loader(data.train_data, data), val_dataloaders=two)
     assert run.trainer.global_step == 0
-    without = Folder(name="tiny", root=data.root, normal_dir="images/good", num_workers=0, val_split_mode="none")
-    with pytest.raises(
-        ValueError, match=r"tiny has no validation images \(val_split_mode none\), .*: choose from_test"
-    ):
-        engine(tmp_path, max_epochs=1, logger=False).fit(Blur(visualizer=False), datamodule=without)
 
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])

@@ -33,7 +33,8 @@ def find_pictures(source: str) -> tuple[FileSystem, dict[str, str], dict[str, st
             lines = [line.strip(" \t\r") for line in text.split("\n")]  # other ends of lines may be in names
             files, found = _listed(source, place, [line for line in lines if line])
         else:
-            msg = f"source {source} is neither a folder nor a list that ends in .txt: --cluster takes one, or its URI"
+            wanted = "--cluster takes one of them, or its URI"
+            msg = f"source {source} is neither a folder nor a list that ends in .txt: {wanted}"
             raise ValueError(msg)
     except OSError as error:
         msg = f"source {source} cannot be read: {reason(error)}"
