@@ -53,7 +53,7 @@ def compress_weights(model: "openvino.Model") -> "openvino.Model":
     import nncf  # noqa: PLC0415
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
-    compressed: openvino.Model = nncf.compress_weights(model, ignored_scope=_all_but(_NETWORK, model))
+    compressed: openvino.Model = nncf.compress_weights(model, ignored_scope=_all_but((*_NETWORK, "Constant"), model))
     return compressed
 
 
