@@ -254,7 +254,7 @@ class ModelContract(Contract):
         """Of 40 pictures with defects of every strength, but for those within the tolerance of the threshold."""
         model, normal, images = self.build(), self.stripes(torch.zeros(16)), self.stripes(torch.linspace(0, 1, 40))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for _ in range(60):
+        for _ in range(20):
             optimizer.zero_grad()
             model.train().training_step(ImageBatch(image=normal), 0)["loss"].backward()
             optimizer.step()
