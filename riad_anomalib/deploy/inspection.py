@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m riad_anomalib.deploy",
         description="Inspect pictures with a model that anomalib exported to OpenVINO.",
         epilog="Exit status: 0 all done, 1 some pictures were skipped or not drawn, 2 an error, 130 stopped by Ctrl-C, "
-        "143 by SIGTERM, 129 by a terminal that was closed.",
+        "143 by SIGTERM, 129 by a terminal that was closed. Besides inspect, which needs not be said, there are the "
+        "sub-commands package, stress and thresholds: each with --help.",
     )
     add = parser.add_argument
     add("model", type=Path, help="the exported model, .xml (with its .bin beside it) or .onnx")
