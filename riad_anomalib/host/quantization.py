@@ -29,9 +29,14 @@ def _arguments(model: "openvino.Model", normal_images: Dataset[Any]) -> dict[str
         "calibration_dataset": nncf.Dataset(_one_by_one(normal_images), lambda batch: batch.image.numpy()),
         "subset_size": len(normal_images),  # type: ignore[arg-type]  # anomalib's sets have a length
         "ignored_scope": _all_but(_QUANTIZED, model),
-        # Processors without VNNI add products of 8 bits in 16, which overflow: scores were off by half their range.
-        "advanced_parameters": nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
     }
+
+
+def _guarded() -> "nncf.AdvancedQuantizationParameters":
+    """Keep a bit of the weights in reserve: processors without VNNI add products of 8 bits in 16, which overflow."""
+    import nncf  # noqa: PLC0415
+
+    return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
 def _all_but(types: tuple[str, ...], model: "openvino.Model") -> "nncf.IgnoredScope":
@@ -89,7 +94,7 @@ def quantize(model: "openvino.Model", normal_images: Dataset[Any]) -> "openvino.
     """
     import nncf  # noqa: PLC0415
 
-    quantized: openvino.Model = nncf.quantize(model, **_arguments(model, normal_images))
+    quantized: openvino.Model = nncf.quantize(model, advanced_parameters=_guarded(), **_arguments(model, normal_images))
     return quantized
 
 
@@ -129,6 +134,7 @@ def quantize_with_accuracy_control(
         validation_dataset=nncf.Dataset(_one_by_one(labelled_images)),
         validation_fn=value,
         max_drop=max_drop,
+        advanced_quantization_parameters=_guarded(),
         **_arguments(model, normal_images),
     )
     return quantized

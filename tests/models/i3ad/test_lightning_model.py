@@ -58,6 +58,10 @@ class TestI3ad(ModelContract, EngineContract):
         "patch_size": {"iterations": 1},
     }
 
+    @pytest.mark.skip(reason="a pixel at the mask's threshold may flip, and with it what later rounds paint")
+    def test_every_precision_keeps_the_verdicts_of_every_score(self) -> None:
+        """Not kept by this model in all precisions (docs/i3ad.md)."""
+
     def check_log(self, rows: list[dict[str, str]]) -> None:
         super().check_log(rows)
         for row in rows:
