@@ -16,10 +16,11 @@ from riad_anomalib.report.folder import replace
 
 from . import thresholds
 from .changes import CHANGES
+from .endings import ERROR
 from .inference import Result, infer, infer_requests, judged, load_model, reason, usable
 from .sources import open_source
 
-ERROR, INTERRUPTED, HEADER = 2, 130, ("change", "strength", "false alarms", "found")
+INTERRUPTED, HEADER = 130, ("change", "strength", "false alarms", "found")
 AS_IS = ("as is", None)
 
 Setting = tuple[str, float | None]
