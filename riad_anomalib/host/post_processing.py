@@ -77,7 +77,7 @@ class _Scores(Metric):
 
     def compute(self) -> tuple[list[float], bool]:
         """Return the scores of good pictures, and whether there are others."""
-        if not self.scores:
+        if len(self.scores) == 0:  # a list of batches or, gathered from all processes, one tensor
             return [], False
         labels = dim_zero_cat(self.labels)
         return dim_zero_cat(self.scores)[~labels].tolist(), bool(labels.any())
