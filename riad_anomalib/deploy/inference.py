@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from openvino import opset13
 
 from riad_anomalib.report import Image
 
@@ -161,6 +162,21 @@ def score_threshold(path: Path) -> float:
 
 def threshold_in(model: openvino.Model, output: str) -> float | None:
     """Return the number above which a graph's ``pred_label`` or ``pred_mask`` is true; None if it decides otherwise."""
+    decision = _decision(model, output)
+    return float(decision[1].get_data().item()) if decision else None
+
+
+def judge_by(model: openvino.Model, output: str, threshold: float) -> bool:
+    """Make a graph's ``pred_label`` or ``pred_mask`` true above another number; False if it decides otherwise."""
+    decision = _decision(model, output)
+    if decision:
+        limit = decision[0].input(1)
+        limit.replace_source_output(opset13.constant(threshold, limit.get_element_type()).output(0))
+    return decision is not None
+
+
+def _decision(model: openvino.Model, output: str) -> tuple[openvino.Node, openvino.Node] | None:
+    """Return where a graph compares, and the constant that it compares with."""
 
     def first(node: openvino.Node, wanted: str) -> openvino.Node | None:
         while node.get_type_name() != wanted and node.get_input_size():
@@ -169,7 +185,7 @@ def threshold_in(model: openvino.Model, output: str) -> float | None:
 
     verdict = first(model.output(output).get_node(), "Greater")
     constant = first(verdict.input_value(1).get_node(), "Constant") if verdict else None
-    return float(constant.get_data().item()) if constant else None
+    return (verdict, constant) if verdict and constant else None
 
 
 def noted(frames: Iterable[Frame], read: deque[str]) -> Iterator[Frame]:

@@ -25,7 +25,8 @@ import openvino
 from openvino import opset13
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from .inference import OUTPUTS, read_model, reason, threshold_in
+from . import thresholds
+from .inference import OUTPUTS, judge_by, read_model, reason, threshold_in
 
 LABELS = "Normal Anomaly"
 """Keys hold lists as words; the second is index 1. DL Streamer takes these two words and no others."""
@@ -43,7 +44,8 @@ def package(
 ) -> Path:
     """Write what a runtime runs right: pictures go in as OpenCV reads them, scores come out as anomalib's.
 
-    The exported model stays as it is, and its weights keep their precision.
+    The exported model stays as it is, and its weights keep their precision. It judges by the thresholds that
+    :mod:`.thresholds` found for the exported one, where there are any, else by its own.
 
     Args:
         model: An exported model with the outputs of its post-processor, ``.xml`` or ``.onnx``, of any precision.
@@ -57,7 +59,8 @@ def package(
         The packaged model's ``.xml``.
 
     Raises:
-        ValueError: If the model cannot be packaged for this runtime or the folder cannot be written.
+        ValueError: If the model cannot be packaged for this runtime, its thresholds are those of another export, or the
+            folder cannot be written.
     """
     path, folder = Path(model), Path(output).absolute()
     if runtime not in RUNTIMES:
@@ -72,6 +75,8 @@ def package(
         raise ValueError(msg)
     graph = read_model(path, openvino.Core())
     try:
+        if (found := thresholds.read(path)) is not None:
+            _judge(graph, found, path)
         _fix_size(graph, size, path, runtime)
         information = _map_alone(graph, path) if runtime == "dlstreamer" else _four_outputs(graph)
         graph = _taking_pictures(graph)
@@ -91,6 +96,17 @@ def package(
             text = json.dumps({"model_config_list": [served]}, indent=2)
             (making / "config.json").write_text(f"{text}\n", encoding="utf-8")
     return folder / files
+
+
+def _judge(graph: openvino.Model, found: thresholds.Thresholds, path: Path) -> None:
+    """Put thresholds in the place of the graph's own."""
+    judged = [judge_by(graph, "pred_label", found.score), judge_by(graph, "pred_mask", found.pixel)]
+    if not all(judged):
+        msg = (
+            f"{path} does not compare its score and map with numbers, so {thresholds.file_of(path)} cannot take their "
+            "place: delete it to package the model with its own"
+        )
+        raise ValueError(msg)
 
 
 def _fix_size(graph: openvino.Model, size: tuple[int, int] | None, path: Path, runtime: str) -> None:
@@ -328,8 +344,11 @@ def main(argv: Sequence[str]) -> int:
     size = tuple(arguments.size) if arguments.size else None
     try:
         file = package(arguments.model, arguments.runtime, arguments.output, size=size, name=arguments.name)
+        found = thresholds.read(arguments.model)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if found is not None:
+        print(found.told(thresholds.file_of(arguments.model)))
     print(f"packaged: {file}\n{RUNTIMES[arguments.runtime](file)}")
     return 0

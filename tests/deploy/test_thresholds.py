@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from inspections import page, picture, rows, run
 from PIL import Image
@@ -116,3 +117,33 @@ def test_a_rate_that_is_none_is_refused(rate: str, model: Path, capsys: pytest.C
     with pytest.raises(SystemExit, match="2"):
         run("thresholds", model, "--good", "x", "--false-alarms", rate)
     assert f"'{rate}' is no share of good pictures in (0, 1): give for example 0.01" in capsys.readouterr().err
+
+
+def test_a_packaged_model_judges_by_what_was_found(
+    model: Path, today: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = deploy.package(model, "model-api", tmp_path / "own")
+    assert run("thresholds", model, "--good", today, "--false-alarms", "0.2") == 0
+    found = thresholds.read(model)
+    assert found is not None
+    capsys.readouterr()
+    assert run("package", model, "--for", "model-api", "--output", tmp_path / "new") == 0
+    assert "in the place of the model's own, from 9 good pictures" in capsys.readouterr().out
+    before, after = (
+        openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for file in (own, tmp_path / "new/model.xml")
+    )
+    alarms = []
+    for number in range(9):
+        image = picture(number)[None, ..., ::-1].copy()
+        old, new = before(image), after(image)
+        assert new["pred_score"] == old["pred_score"]
+        np.testing.assert_array_equal(new["pred_mask"], new["anomaly_map"] > found.pixel)
+        alarms.append(bool(new["pred_label"]))
+        assert alarms[-1] == (new["pred_score"].item() > found.score)
+    assert sum(alarms) == 1
+
+    model.write_bytes(model.read_bytes() + b"<!-- made again -->")
+    assert run("package", model, "--for", "model-api", "--output", tmp_path / "other") == 2
+    assert "thresholds of another export" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
