@@ -3,7 +3,7 @@
 A network that was trained on pictures that never move takes each picture that has for an anomaly. Before it looks, the
 picture's motion against the mean of normal ones is estimated by least squares (Lucas and Kanade 1981, in the inverse
 form of Baker and Matthews 2004, with the light among the unknowns, or a ramp of light would pass for a motion) and
-undone; then its gains, offsets and slopes of light are made those of normal pictures.
+undone; then it is brought to their light (light.py), and both once more, since each is found better after the other.
 """
 
 import logging
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .arguments import check_choice
+from .light import MOST_GAIN, axes, cut_off, moments, relit, whitening, without_slope
 from .variation import moved
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,13 @@ BORDER = 1 / 16
 ITERATIONS = 4
 MOST_SHIFT, MOST_ANGLE, MOST_SCALE = 0.06, 0.09, 0.06
 """Most that is undone: a share of each side, radians, a share of the size. What is further off stays an anomaly."""
-MOST_SLOPE, MOST_GAIN = 0.4, 2.5
-"""Most that is undone of light: the change from middle to border, and the factor (or one over it) of contrast."""
+PASSES = 2
+"""How often motion is found, each time in the light that was found after the time before."""
+USUAL = 3.0
+"""Standard deviations of normal images' turn and size up to which these are left alone: not worth resampling."""
 RECOVERED = 0.7
-"""Least share of known motions of normal images that ``"auto"`` must find again to undo motions at all."""
-_STATE = ("channel_mean", "channel_std", "moments", "reference", "solver")
+"""Least share of known motions of normal images that ``"auto"`` must find again to register at all."""
+_STATE = ("gathered", "channel_mean", "channel_std", "moments", "picture", "whitener", "usual", "reference", "solver")
 _RIDGE = 1e-3
 _TINY = 1e-6
 
@@ -45,15 +48,19 @@ class Registration(nn.Module):
     Args:
         kind: ``"none"`` changes nothing; ``"light"`` corrects gain, offset and a linear slope of light; ``"position"``
             also undoes shifts, turns and changes of size; ``"auto"`` does so where it finds known motions of normal
-            images again, as it does of products that lie alike in every picture.
+            images again, as it does of products that lie alike in every picture, and changes nothing elsewhere.
 
     Raises:
         ValueError: If there is no such kind.
     """
 
+    gathered: Tensor
     channel_mean: Tensor
     channel_std: Tensor
     moments: Tensor
+    picture: Tensor
+    whitener: Tensor
+    usual: Tensor
     reference: Tensor
     solver: Tensor
 
@@ -84,13 +91,20 @@ class Registration(nn.Module):
         """
         self.forget()
         image = image.float()
-        if self.kind == "position" or (self.kind == "auto" and self._lie_alike(image)):
-            self._gather_place(image)
-            image = _undone(image, self.motion(image))
-        self.moments = _moments(image).mean(dim=0)
-        level = self._without_slope(image)
-        self.channel_mean = level.mean(dim=(0, 2, 3), keepdim=True)[0]
-        self.channel_std = level.std(dim=(2, 3), keepdim=True).mean(dim=0)
+        self.gathered = image.new_ones(1)
+        if self.kind == "auto" and not self._lie_alike(image):
+            return
+        if self.kind == "light":
+            self.moments = moments(image).mean(dim=0)
+            level = without_slope(image, self.moments)
+            self.channel_mean = level.mean(dim=(0, 2, 3), keepdim=True)[0]
+            self.channel_std = level.std(dim=(2, 3), keepdim=True).mean(dim=0)
+            return
+        self._gather_place(image)
+        self.picture = _undone(image, self.motion(image)).mean(dim=0, keepdim=True)
+        self.whitener = whitening(self.picture)
+        motions = torch.cat([self._in_place(part)[1] for part in image.split(8)])
+        self.usual = torch.stack([motions.mean(dim=0), motions.std(dim=0, correction=0)])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Bring images to the light and place of normal ones.
@@ -109,21 +123,38 @@ class Registration(nn.Module):
         """
         if self.kind == "none":
             return image, None
-        if self.channel_mean.numel() == 0:
+        if self.gathered.numel() == 0:
             msg = (
                 f"registration is {self.kind!r}, but the statistics of normal images are missing: they are gathered "
                 "before each validation of a training; train with validation, or load a checkpoint of such a training"
             )
             raise ValueError(msg)
         with torch.autocast(image.device.type, enabled=False):
-            image, motion = image.float(), None
-            if self.solver.numel():
-                motion = self.motion(image)
-                image = _undone(image, motion)
-            level = self._without_slope(image)
-            mean, std = level.mean(dim=(2, 3), keepdim=True), level.std(dim=(2, 3), keepdim=True)
-            gain = (self.channel_std.float() / std.clamp(min=_TINY)).clamp(1 / MOST_GAIN, MOST_GAIN)
-            return ((level - mean) * gain + self.channel_mean.float()).clamp(0, 1), motion
+            if self.picture.numel():
+                return self._in_place(image.float())
+            if self.channel_mean.numel():
+                return self._in_light(image.float()), None
+        return image, None
+
+    def _in_light(self, image: Tensor) -> Tensor:
+        """Return images with the light of normal ones, which show something else."""
+        level = without_slope(image, self.moments.float())
+        mean, std = level.mean(dim=(2, 3), keepdim=True), level.std(dim=(2, 3), keepdim=True)
+        gain = (self.channel_std.float() / std.clamp(min=_TINY)).clamp(1 / MOST_GAIN, MOST_GAIN)
+        return ((level - mean) * gain + self.channel_mean.float()).clamp(0, 1)
+
+    def _in_place(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images in the place and light of normal ones, and their motion."""
+        ends, picture, whitener = cut_off(image), self.picture.float(), self.whitener.float()
+        motion = self.motion(image)
+        for _ in range(PASSES - 1):
+            lit = relit(_undone(image, motion), _undone(ends, motion, mode="bilinear"), picture, whitener)
+            motion = _at_most(_after(motion, self.motion(lit), image))
+        if self.usual.numel():
+            mean, std = self.usual.float()
+            is_usual = (motion - mean).abs() <= std * std.new_tensor([USUAL, 0, 0, USUAL])
+            motion = torch.where(is_usual, torch.zeros_like(motion), motion)
+        return relit(_undone(image, motion), _undone(ends, motion, mode="bilinear"), picture, whitener), motion
 
     def back(self, values_map: Tensor, motion: Tensor | None) -> Tensor:
         """Return maps of registered images at the places of the images as they came.
@@ -144,11 +175,11 @@ class Registration(nn.Module):
         coarse = _coarse(image)
         std, mean = torch.std_mean(coarse, dim=(2, 3), keepdim=True)
         coarse = (coarse - mean) / std.clamp(min=_TINY) * reference.std() + reference.mean()
-        most = reference.new_tensor([MOST_ANGLE, MOST_SHIFT, MOST_SHIFT, MOST_SCALE])
-        motion = torch.zeros_like(image[:, :1, 0, 0]) * most  # (N, 4)
+        motion = torch.zeros_like(image[:, :1, 0, 0]) * reference.new_zeros(4)  # (N, 4)
         for _ in range(ITERATIONS):
             error = (_undone(coarse, motion) - reference).flatten(start_dim=1)
-            motion = torch.maximum(torch.minimum(motion + error @ solver.mT, most), -most)
+            most = 3 * error.abs().mean(dim=1, keepdim=True)  # a defect's is larger, and moves nothing by being so
+            motion = _at_most(motion + torch.maximum(torch.minimum(error, most), -most) @ solver.mT)
         return motion
 
     def _lie_alike(self, image: Tensor) -> bool:
@@ -159,9 +190,14 @@ class Registration(nn.Module):
         found = self._recovered(image[1::2])
         self.reference, self.solver = (torch.empty(0, device=image.device) for _ in range(2))
         if found < RECOVERED:
-            logger.warning("Position is not registered: %.2f of known motions were found, not %.1f.", found, RECOVERED)
+            logger.warning(
+                "Not registered: %.2f of known motions of normal images were found, %.1f is needed; registration "
+                "'light' corrects the lamp alone.",
+                found,
+                RECOVERED,
+            )
             return False
-        logger.info("Position is registered: %.2f of known motions were found, %.1f is needed.", found, RECOVERED)
+        logger.info("Registered: %.2f of known motions of normal images were found, %.1f is needed.", found, RECOVERED)
         return True
 
     def _gather_place(self, image: Tensor) -> None:
@@ -180,19 +216,6 @@ class Registration(nn.Module):
         found = self.motion(moved(image, still, shift, still + 1)) - self.motion(image)
         return 1 - ((found[:, 1:3] - shift).abs().mean() / shift.abs().mean()).item()
 
-    def _without_slope(self, image: Tensor) -> Tensor:
-        """Divide by a linear slope of light along each axis, found from first moments."""
-        rows, columns = _axes(image)
-        mean, by_row, by_column, _, _ = _moments(image).unbind(dim=1)
-        normal, *firsts = self.moments.float()[:3]
-        for axis, first, normal_first, second in zip(
-            (rows, columns), (by_row, by_column), firsts, self.moments.float()[3:], strict=True
-        ):
-            # Of I (1 + r x) with moments m: M1 / M0 = (m1 + r m2) / (m0 + r m1).
-            slope = (first * normal - normal_first * mean) / (second * mean - normal_first * first).clamp(min=_TINY)
-            image = image / (1 + slope.clamp(-MOST_SLOPE, MOST_SLOPE)[:, None, None, None] * axis)
-        return image
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         for name in _STATE:
             if name not in self._names:  # the host has warned of other scores
@@ -201,19 +224,6 @@ class Registration(nn.Module):
                 saved = state_dict.setdefault(prefix + name, torch.empty(0))
                 setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _axes(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return places from -1 to 1 along rows and columns, ``(H, 1)`` and ``(W,)``."""
-    row, column = (torch.linspace(-1, 1, side, device=image.device, dtype=image.dtype) for side in image.shape[-2:])
-    return row[:, None], column
-
-
-def _moments(image: Tensor) -> Tensor:
-    """Return the means of a grey image times 1, row, column, and the squares of these, ``(N, 5)``."""
-    row, column = _axes(image)
-    grey = image.mean(dim=1)
-    return torch.stack([(grey * factor).mean(dim=(1, 2)) for factor in (1, row, column, row**2, column**2)], dim=1)
 
 
 def _coarse(image: Tensor) -> Tensor:
@@ -234,7 +244,7 @@ def _coarse(image: Tensor) -> Tensor:
 def _solver(reference: Tensor) -> Tensor:
     """Return the least squares from an image minus the reference to its motion, ``(4, h * w)``."""
     height, width = reference.shape[-2:]
-    row, column = _axes(reference)
+    row, column = axes(reference)
     step = 0.01
     motions = step * torch.eye(4, device=reference.device)[:, None]  # one at a time, (4, 1, 4)
     changes = [
@@ -254,7 +264,29 @@ def _solver(reference: Tensor) -> Tensor:
     return solver[:4].float()
 
 
-def _undone(image: Tensor, motion: Tensor) -> Tensor:
+def _at_most(motion: Tensor) -> Tensor:
+    """Return motions no larger than what is undone."""
+    most = motion.new_tensor([MOST_ANGLE, MOST_SHIFT, MOST_SHIFT, MOST_SCALE])
+    return torch.maximum(torch.minimum(motion, most), -most)
+
+
+def _after(first: Tensor, second: Tensor, image: Tensor) -> Tensor:
+    """Return the motion against normal images of what the second is left of after the first is undone, ``(N, 4)``."""
+    height, width = image.shape[-2:]
+    (angle, right, down, larger), (more_angle, more_right, more_down, more) = (m.unbind(dim=1) for m in (first, second))
+    cos, sin = (1 + larger) * angle.cos(), (1 + larger) * angle.sin()
+    return torch.stack(
+        [
+            angle + more_angle,
+            right + cos * more_right - sin * more_down * height / width,
+            down + cos * more_down + sin * more_right * width / height,
+            (1 + larger) * (1 + more) - 1,
+        ],
+        dim=1,
+    )
+
+
+def _undone(image: Tensor, motion: Tensor, mode: str = "bicubic") -> Tensor:
     """Return images moved back: the inverse of a turn and a change of size about the centre, and a shift after them."""
     height, width = image.shape[-2:]
     angle, right, down, larger = motion.unbind(dim=1)
@@ -263,4 +295,4 @@ def _undone(image: Tensor, motion: Tensor) -> Tensor:
     shift = torch.stack(
         [-(cos * right - sin * down * height / width), -(cos * down + sin * right * width / height)], dim=1
     )
-    return moved(image, -angle, scale[:, None] * shift, scale)
+    return moved(image, -angle, scale[:, None] * shift, scale, mode=mode)

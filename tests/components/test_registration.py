@@ -1,3 +1,8 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import openvino
 import pytest
 import torch
 from torch import Tensor
@@ -64,6 +69,66 @@ def test_a_slope_of_light_is_undone() -> None:
     assert (sloping - images).abs().mean() > 0.03
 
 
+@pytest.mark.parametrize("lamp", [lambda image: 1.25 * image, lambda image: image + 0.1], ids=["gain", "offset"])
+def test_light_that_is_cut_off_is_found_from_the_rest_and_taken_for_normal(lamp: object) -> None:
+    images = pictures()
+    images[..., 48:] = 0.95 + 0.01 * images[..., 48:]  # a bright ground, which another lamp makes white
+    register = registration("position", images)
+    expected, still = register(images)
+    shown = lamp(images).clamp(0, 1)  # type: ignore[operator]
+    assert (shown == 1).float().mean() > 0.4
+    found, motion = register(shown)
+    assert (found - expected).abs().mean() < 0.01
+    assert (found - expected)[..., 44:52].abs().max() < 0.1
+    torch.testing.assert_close(motion, still, atol=0.01, rtol=0)
+
+    broken = shown.clone()
+    broken[..., 30:40, 64:74] = 0  # no lamp does that to a bright ground
+    assert (register(broken)[0] - expected)[..., 32:38, 66:72].abs().mean() > 0.5
+
+
+def test_a_defect_makes_no_light() -> None:
+    register, images = registration("position"), pictures(2)
+    expected = register(images)[0]
+    broken = images.clone()
+    broken[..., 24:40, 30:50] = 0
+    rest = (register(broken)[0] - expected)[..., 44:, :].abs().mean()
+    assert rest < 0.02
+    assert rest < 0.7 * (registration("light")(broken)[0] - registration("light")(images)[0])[..., 44:, :].abs().mean()
+
+
+def test_a_turn_and_size_that_normal_images_have_are_left_alone() -> None:
+    images = pictures(20)
+    usual = 0.01 * torch.randn(20, generator=torch.Generator().manual_seed(1))
+    register = registration("position", moved(images, usual, torch.zeros(20, 2), 1 + usual))
+
+    def seen(motion: float) -> Tensor:
+        many = torch.full((1,), motion)
+        found = register(moved(images[:1], many, torch.tensor([[0.03, 0.0]]), 1 + many))[1]
+        assert found is not None
+        assert found[0, 1].item() == pytest.approx(0.03, abs=0.004)
+        turn_and_size: Tensor = found[0, [0, 3]]
+        return turn_and_size
+
+    assert not seen(0.02).any()
+    torch.testing.assert_close(seen(0.05), torch.tensor([0.05, 0.05]), atol=0.005, rtol=0)
+
+
+def test_light_is_found_in_low_precision_too(tmp_path: Path) -> None:
+    images = pictures()
+    images[..., 48:] = 0.95 + 0.01 * images[..., 48:]
+    register = registration("position", images).eval()
+    shown = (1.15 * images[:2]).clamp(0, 1)
+    expected = register(shown)[0].numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.onnx about itself
+        torch.onnx.export(register, (shown,), tmp_path / "registration.onnx", opset_version=18, verbose=False)
+    for precision, tolerance in {"f32": 1e-4, "bf16": 0.02}.items():  # without it, OpenVINO stays in float32
+        hint = {"INFERENCE_PRECISION_HINT": precision}
+        found = openvino.compile_model(tmp_path / "registration.onnx", "CPU", hint)(shown.numpy())[0]
+        assert np.abs(found - expected)[..., 4:-4, 4:-4].mean() < tolerance
+
+
 def test_what_lies_far_off_or_is_defective_stays_so() -> None:
     register, images = registration("position"), pictures(1)
     far = moved(images, torch.zeros(1), torch.tensor([[0.3, 0.0]]), torch.ones(1))
@@ -80,7 +145,7 @@ def test_auto_registers_position_only_where_normal_images_lie_alike() -> None:
     noise = torch.nn.functional.interpolate(torch.rand(20, 3, 16, 24), (HEIGHT, WIDTH), mode="bilinear")
     unlike = registration("auto", noise)
     assert not unlike.solver.numel()
-    assert unlike(noise)[1] is None
+    assert unlike(noise) == (noise, None)
 
 
 def test_maps_go_back_to_where_the_picture_showed_it() -> None:
