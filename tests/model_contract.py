@@ -1,6 +1,7 @@
 """What every torch model and its exports must keep; a model's tests inherit it."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -205,14 +206,25 @@ class ModelContract(Contract):
         assert dict(loaded.hparams) == dict(model.hparams)
         assert torch.equal(self.scores(loaded, self.images())[0], self.scores(model, self.images())[0])
 
-    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO warn about themselves
-    def test_onnx_and_openvino_score_like_torch(self, tmp_path: Path) -> None:
-        self.check_export(tmp_path, calibration="pixel")  # all that there is to export
+    @pytest.fixture(scope="class")
+    def exported(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+        """Return a model with all that there is to export, and its export, which takes longer than all else here."""
+        model = self.build(post_processor=False, calibration="pixel")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.onnx about itself
+            return model, model.eval().to_onnx(tmp_path_factory.mktemp("exported"))
+
+    @pytest.mark.filterwarnings("ignore")  # OpenVINO about itself
+    def test_onnx_and_openvino_score_like_torch(self, exported: tuple[Any, Path]) -> None:
+        self.check_parity(*exported)
 
     def check_export(self, tmp_path: Path, **arguments: Any) -> None:
-        model, images = self.build(post_processor=False, **arguments), self.images(8)
+        model = self.build(post_processor=False, **arguments).eval()
+        self.check_parity(model, model.to_onnx(tmp_path))
+
+    def check_parity(self, model: Any, onnx: Path) -> None:
+        images = self.images(8)
         expected = dict(zip(("anomaly_map", "pred_score"), self.scores(model, images), strict=True))
-        onnx = model.to_onnx(tmp_path, opset_version=18)
         session = onnxruntime.InferenceSession(onnx)
         names = [output.name for output in session.get_outputs()]
         # OpenVINO would choose bfloat16 by itself where the processor has it.
@@ -224,9 +236,9 @@ class ModelContract(Contract):
                 np.testing.assert_allclose(from_onnx[name], value[: len(batch)].numpy(), atol=self.rounding)
                 np.testing.assert_allclose(from_openvino[name], value[: len(batch)].numpy(), atol=self.rounding)
 
-    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
-    def test_an_export_shrinks_large_images_as_the_engine_does(self, tmp_path: Path) -> None:
-        model = self.build(post_processor=False)
+    @pytest.mark.filterwarnings("ignore")  # OpenVINO about itself
+    def test_an_export_shrinks_large_images_as_the_engine_does(self, exported: tuple[Any, Path]) -> None:
+        model, onnx = exported
         height, width = self.size
         large = torch.rand(2, 3, 4 * height + 5, 3 * width, generator=torch.Generator().manual_seed(0))
         pre_processor: Any = model.pre_processor
@@ -234,12 +246,12 @@ class ModelContract(Contract):
         expected, _ = self.scores(model, small)
         with torch.no_grad():
             torch.testing.assert_close(model(large).anomaly_map, expected, atol=self.rounding, rtol=0)
-        exported = openvino.convert_model(model.to_onnx(tmp_path))
-        compiled = openvino.compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        converted = openvino.convert_model(onnx)
+        compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         np.testing.assert_allclose(compiled(large.numpy())["anomaly_map"], expected.numpy(), atol=self.rounding)
 
         # OpenVINO does what it is told only where the processor has bfloat16, and stays in float32 elsewhere.
-        rounded = openvino.compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        rounded = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
 
         def lost(images: Tensor) -> float:
             maps = (runtime(images.numpy())["anomaly_map"] for runtime in (compiled, rounded))
