@@ -22,6 +22,12 @@ from riad_anomalib.host.quantization import compress_weights, halve_weights, qua
 UNATTACHED = "ignore:You are trying to `self.log"
 """Of a training step without a trainer."""
 
+RANDOM_ON_CUDA = (
+    *("AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool3D", "FractionalMaxPool", "GridSampler", "MaxUnpool"),
+    *("ReflectionPad", "UpsampleBicubic", "UpsampleBilinear", "UpsampleLinear", "UpsampleTrilinear"),
+)
+"""Operations whose gradient CUDA sums in any order, as torch.use_deterministic_algorithms lists them."""
+
 PRECISIONS = {"fp32": 1e-3, "fp16": 0.01, "int8": 0.05, "int8_ptq": 0.15, "bf16": 0.05, "emulated bf16": 0.05}
 """How far a score may lie from torch's, as a share of the range of scores."""
 
@@ -83,6 +89,8 @@ class Contract:
     """Every score function with every calibration."""
     reconstructs: ClassVar[str] = "reconstruction"
     """The torch model's method behind them all."""
+    random_on_cuda: ClassVar[set[str]] = set()
+    """Gradients of the training step that CUDA sums in any order."""
     rounding: ClassVar[float] = 1e-5
     """How far an export's results may lie from torch's."""
 
@@ -168,6 +176,20 @@ class ModelContract(Contract):
         model.post_processor.on_validation_epoch_end(None, None)
         threshold = model.post_processor.image_threshold
         return anomaly_map.double().mean().item(), pred_score.double().mean().item(), threshold.item()
+
+    @pytest.mark.filterwarnings(UNATTACHED)
+    def test_a_training_step_has_a_gradient_that_repeats_on_cuda(self) -> None:
+        """As Lightning's ``deterministic`` asks for; torch knows another way for replicated borders, not for these."""
+        torch.manual_seed(0)
+        loss = self.build().train().training_step(ImageBatch(image=self.images()), 0)["loss"]
+        found, nodes = set(), [loss.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                nodes += [next_node for next_node, _ in node.next_functions]
+        assert len(found) > 3
+        assert {node.name() for node in found if node.name().startswith(RANDOM_ON_CUDA)} == self.random_on_cuda
 
     @pytest.mark.filterwarnings(UNATTACHED)
     def test_flat_images_train_and_score(self) -> None:
