@@ -20,9 +20,9 @@ results/demo/Riad/MVTecAD/coffee/latest/metrics.txt: .venv/installed
 		2>&1 | tee results-demo.log; grep -q image_AUROC results-demo.log
 	mv results-demo.log $@
 
-# One thread each: with more, the workers wait for each other's.
+# One thread each: with more, the workers wait for each other's. What a file's or a class's tests share is made once.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,13 @@
-from collections.abc import Callable
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from anomalib.data import Folder
+from anomalib.models.components.base.export_mixin import ExportMixin
 from PIL import Image
 
 from riad_anomalib import demo_data, demo_video
@@ -59,3 +63,23 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, number in (("NUM_TRAIN_CLIPS", 3), ("NUM_TEST_CLIPS", 2), ("NUM_FRAMES", 13)):
             patch.setattr(demo_video, name, number)
         return demo_video.make_demo_video(tmp_path_factory.mktemp("footage"))
+
+
+@pytest.fixture(scope="module")
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what was exported before be copied: torch takes longer to export a model than anyone to compress it."""
+    made: dict[Any, Path] = {}
+    to_onnx = ExportMixin.to_onnx
+
+    def copied(self: Any, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        weights = hashlib.sha256()
+        for value in self.state_dict().values():
+            weights.update(value.numpy().tobytes())
+        key = str(self), str(dict(self.hparams)), str(args), str(kwargs), weights.digest()
+        if key not in made:
+            made[key] = to_onnx(self, tmp_path_factory.mktemp("onnx"), *args, **kwargs).parent
+        return Path(shutil.copytree(made[key], Path(export_root) / "weights/onnx", dirs_exist_ok=True)) / "model.onnx"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExportMixin, "to_onnx", copied)
+        yield

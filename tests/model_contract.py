@@ -1,6 +1,7 @@
 """What every torch model and its exports must keep; a model's tests inherit it."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,12 @@ from riad_anomalib.host.quantization import compress_weights, halve_weights, qua
 
 UNATTACHED = "ignore:You are trying to `self.log"
 """Of a training step without a trainer."""
+
+RANDOM_ON_CUDA = (
+    *("AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool3D", "FractionalMaxPool", "GridSampler", "MaxUnpool"),
+    *("ReflectionPad", "UpsampleBicubic", "UpsampleBilinear", "UpsampleLinear", "UpsampleTrilinear"),
+)
+"""Operations whose gradient CUDA sums in any order, as torch.use_deterministic_algorithms lists them."""
 
 PRECISIONS = {"fp32": 1e-3, "fp16": 0.01, "int8": 0.05, "int8_ptq": 0.15, "bf16": 0.05, "emulated bf16": 0.05}
 """How far a score may lie from torch's, as a share of the range of scores."""
@@ -82,6 +89,8 @@ class Contract:
     """Every score function with every calibration."""
     reconstructs: ClassVar[str] = "reconstruction"
     """The torch model's method behind them all."""
+    random_on_cuda: ClassVar[set[str]] = set()
+    """Gradients of the training step that CUDA sums in any order."""
     rounding: ClassVar[float] = 1e-5
     """How far an export's results may lie from torch's."""
 
@@ -169,6 +178,20 @@ class ModelContract(Contract):
         return anomaly_map.double().mean().item(), pred_score.double().mean().item(), threshold.item()
 
     @pytest.mark.filterwarnings(UNATTACHED)
+    def test_a_training_step_has_a_gradient_that_repeats_on_cuda(self) -> None:
+        """As Lightning's ``deterministic`` asks for; torch knows another way for replicated borders, not for these."""
+        torch.manual_seed(0)
+        loss = self.build().train().training_step(ImageBatch(image=self.images()), 0)["loss"]
+        found, nodes = set(), [loss.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                nodes += [next_node for next_node, _ in node.next_functions]
+        assert len(found) > 3
+        assert {node.name() for node in found if node.name().startswith(RANDOM_ON_CUDA)} == self.random_on_cuda
+
+    @pytest.mark.filterwarnings(UNATTACHED)
     def test_flat_images_train_and_score(self) -> None:
         for grey in (0.0, 1.0):
             model, images = self.build(), torch.full((2, 3, *self.size), grey)
@@ -205,14 +228,25 @@ class ModelContract(Contract):
         assert dict(loaded.hparams) == dict(model.hparams)
         assert torch.equal(self.scores(loaded, self.images())[0], self.scores(model, self.images())[0])
 
-    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO warn about themselves
-    def test_onnx_and_openvino_score_like_torch(self, tmp_path: Path) -> None:
-        self.check_export(tmp_path, calibration="pixel")  # all that there is to export
+    @pytest.fixture(scope="class")
+    def exported(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+        """Return a model with all that there is to export, and its export, which takes longer than all else here."""
+        model = self.build(post_processor=False, calibration="pixel")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.onnx about itself
+            return model, model.eval().to_onnx(tmp_path_factory.mktemp("exported"))
+
+    @pytest.mark.filterwarnings("ignore")  # OpenVINO about itself
+    def test_onnx_and_openvino_score_like_torch(self, exported: tuple[Any, Path]) -> None:
+        self.check_parity(*exported)
 
     def check_export(self, tmp_path: Path, **arguments: Any) -> None:
-        model, images = self.build(post_processor=False, **arguments), self.images(8)
+        model = self.build(post_processor=False, **arguments).eval()
+        self.check_parity(model, model.to_onnx(tmp_path))
+
+    def check_parity(self, model: Any, onnx: Path) -> None:
+        images = self.images(8)
         expected = dict(zip(("anomaly_map", "pred_score"), self.scores(model, images), strict=True))
-        onnx = model.to_onnx(tmp_path, opset_version=18)
         session = onnxruntime.InferenceSession(onnx)
         names = [output.name for output in session.get_outputs()]
         # OpenVINO would choose bfloat16 by itself where the processor has it.
@@ -224,9 +258,9 @@ class ModelContract(Contract):
                 np.testing.assert_allclose(from_onnx[name], value[: len(batch)].numpy(), atol=self.rounding)
                 np.testing.assert_allclose(from_openvino[name], value[: len(batch)].numpy(), atol=self.rounding)
 
-    @pytest.mark.filterwarnings("ignore")  # torch.onnx and OpenVINO about themselves
-    def test_an_export_shrinks_large_images_as_the_engine_does(self, tmp_path: Path) -> None:
-        model = self.build(post_processor=False)
+    @pytest.mark.filterwarnings("ignore")  # OpenVINO about itself
+    def test_an_export_shrinks_large_images_as_the_engine_does(self, exported: tuple[Any, Path]) -> None:
+        model, onnx = exported
         height, width = self.size
         large = torch.rand(2, 3, 4 * height + 5, 3 * width, generator=torch.Generator().manual_seed(0))
         pre_processor: Any = model.pre_processor
@@ -234,12 +268,12 @@ class ModelContract(Contract):
         expected, _ = self.scores(model, small)
         with torch.no_grad():
             torch.testing.assert_close(model(large).anomaly_map, expected, atol=self.rounding, rtol=0)
-        exported = openvino.convert_model(model.to_onnx(tmp_path))
-        compiled = openvino.compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        converted = openvino.convert_model(onnx)
+        compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         np.testing.assert_allclose(compiled(large.numpy())["anomaly_map"], expected.numpy(), atol=self.rounding)
 
         # OpenVINO does what it is told only where the processor has bfloat16, and stays in float32 elsewhere.
-        rounded = openvino.compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+        rounded = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
 
         def lost(images: Tensor) -> float:
             maps = (runtime(images.numpy())["anomaly_map"] for runtime in (compiled, rounded))

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from anomalib.cli import AnomalibCLI
 from anomalib.deploy import OpenVINOInferencer
 from inspections import page
+from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
@@ -46,6 +48,14 @@ def anomalib(arguments: str, folder: Path, **environment: str) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
+
+
+def anomalib_here(arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command in this process: each start of another imports for ten seconds what is imported here."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # given back after the test
+    with isolate_rng():
+        AnomalibCLI(args=shlex.split(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +168,7 @@ from riad_anomalib import I3ad, ReportVisualizer, Riad, Ssae
 
 class Watch(Callback):
     def on_train_start(self, trainer, model):
-        torch.save((torch.rand(8), list(model.parameters())), f"rank{trainer.global_rank}.pt")
+        torch.save((torch.rand(8), list(model.parameters())), f"{model.name}/rank{trainer.global_rank}.pt")
 
     def on_train_end(self, trainer, model):
         items = list(trainer.datamodule.train_data)
@@ -166,23 +176,24 @@ class Watch(Callback):
             values = model.eval().model.dissimilarity_map(torch.stack([torch.as_tensor(item.image) for item in items]))
         weights = list(model.parameters())
         mean = model.model.calibration.normal_mean
-        torch.save((weights, values.mean(dim=0), mean), f"trained{trainer.global_rank}.pt")
+        torch.save((weights, values.mean(dim=0), mean), f"{model.name}/trained{trainer.global_rank}.pt")
 
 if __name__ == "__main__":
-    seed_everything(0)
-    data = MVTecAD(root=sys.argv[1], category="coffee", train_batch_size=1, num_workers=0)
-    model = MODEL(image_size=(32, 48), base_width=4, lr=0.01, calibration="pixel", visualizer=ReportVisualizer())
+    for MODEL in (I3ad, Riad, Ssae):
+        seed_everything(0)
+        data = MVTecAD(root=sys.argv[1], category="coffee", train_batch_size=1, num_workers=0)
+        model = MODEL(image_size=(32, 48), base_width=4, lr=0.01, calibration="pixel", visualizer=ReportVisualizer())
+        Path(model.name).mkdir(exist_ok=True)
+        two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+        engine = Engine(**two, max_epochs=1, callbacks=[Watch()])
+        engine.fit(model, datamodule=data)
     bare = {"past_frames": 1, "post_processor": False, "evaluator": False}
-    of_frames = MODEL(image_size=(32, 48), base_width=4, **bare)  # the same in both processes
-    two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    engine = Engine(**two, max_epochs=1, callbacks=[Watch()])
-    engine.fit(model, datamodule=data)
-    if len(sys.argv) > 2:
-        pictures = Subset(data.test_data, range(NUM_PICTURES))  # an odd number: one comes twice
-        engine.test(model, dataloaders=DataLoader(pictures, batch_size=4, collate_fn=data.test_data.collate_fn))
-        clips = UCSDped(*sys.argv[2:], num_workers=0, eval_batch_size=3)
-        metrics = Engine(**two, default_root_dir="video").test(of_frames, datamodule=clips)
-        torch.save(metrics[0], f"metrics{of_frames.global_rank}.pt")
+    of_frames = Ssae(image_size=(32, 48), base_width=4, **bare)  # the same in both processes
+    pictures = Subset(data.test_data, range(NUM_PICTURES))  # an odd number: one comes twice
+    engine.test(model, dataloaders=DataLoader(pictures, batch_size=4, collate_fn=data.test_data.collate_fn))
+    clips = UCSDped(*sys.argv[2:], num_workers=0, eval_batch_size=3)
+    metrics = Engine(**two, default_root_dir="video").test(of_frames, datamodule=clips)
+    torch.save(metrics[0], f"metrics{of_frames.global_rank}.pt")
 """
 
 
@@ -217,49 +228,57 @@ def check_videos(folder: Path) -> None:
         assert metrics[0][f"image_AUROC/{table.stem}"] == pytest.approx(expected)
 
 
-# I3ad has a discriminator too, and a threshold of its mask; one of them is enough for what follows training.
-@pytest.mark.parametrize("model", ["Riad", "Ssae", "I3ad"])
-def test_two_processes_train_and_calibrate_one_network_and_look_at_all(
-    model: str, workplace: Path, footage: Path, tmp_path: Path
-) -> None:
-    videos = [str(footage.parent), footage.name] if model == "Ssae" else []
-    script = tmp_path / "ddp.py"
-    script.write_text(DDP.replace("MODEL", model).replace("NUM_PICTURES", str(NUM_PICTURES)))
+@pytest.fixture(scope="module")
+def two_processes(workplace: Path, footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes trained one model after the other, and tested the last on pictures and videos."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    (folder / "ddp.py").write_text(DDP.replace("NUM_PICTURES", str(NUM_PICTURES)))
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", script, workplace / "datasets", *videos],
-        cwd=tmp_path,
+        [sys.executable, "-W", "ignore", "ddp.py", workplace / "datasets", footage.parent, footage.name],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    (drawn, before), (drawn_there, before_there) = (torch.load(tmp_path / f"rank{i}.pt") for i in (0, 1))
+    return folder
+
+
+# I3ad has a discriminator too, and a threshold of its mask.
+@pytest.mark.parametrize("model", ["Riad", "Ssae", "I3ad"])
+def test_two_processes_train_and_calibrate_one_network(model: str, two_processes: Path) -> None:
+    folder = two_processes / model
+    (drawn, before), (drawn_there, before_there) = (torch.load(folder / f"rank{i}.pt") for i in (0, 1))
     assert all(map(torch.equal, before, before_there))
     assert not torch.equal(drawn, drawn_there)
-    (trained, expected, mean), (trained_there, _, mean_there) = (
-        torch.load(tmp_path / f"trained{i}.pt") for i in (0, 1)
-    )
+    (trained, expected, mean), (trained_there, _, mean_there) = (torch.load(folder / f"trained{i}.pt") for i in (0, 1))
     assert all(map(torch.equal, trained, trained_there))
     # Attention's queries and keys wait for its weight, which begins at 0.
     assert sum(map(torch.equal, trained, before)) <= 4
     assert torch.equal(mean, mean_there)
     torch.testing.assert_close(mean, expected)
-    if videos:
-        check_page(tmp_path, workplace / "datasets/coffee/test")
-        check_videos(tmp_path)
+
+
+def test_two_processes_look_at_all_pictures_and_frames(two_processes: Path, workplace: Path) -> None:
+    check_page(two_processes, workplace / "datasets/coffee/test")
+    check_videos(two_processes)
 
 
 @pytest.mark.parametrize(
     "name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "i3ad", "i3ad_small", "demo"]
 )
-def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of Lightning about small data sets, and anomalib about itself
+def test_every_config_trains_a_step(
+    name: str, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = "" if name == "demo" else f"--data {CONFIGS}/mvtec_ad.yaml"
     # The paper's width takes seconds a step here: the step is real, the network narrow.
-    anomalib(
+    anomalib_here(
         f"fit --config {CONFIGS}/{name}.yaml {data} --data.root {workplace}/datasets --data.category coffee "
         f"--data.num_workers 0 --model.base_width 4 --trainer.max_steps 1 --trainer.limit_val_batches 1 {CPU}",
         tmp_path,
+        monkeypatch,
     )
     check_arguments(name, tmp_path)
 
@@ -272,15 +291,19 @@ def check_arguments(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["riad_ped2", "riad_ped2_small"])
-def test_every_config_of_video_trains_a_step_validates_and_tests(name: str, footage: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of Lightning about small data sets, and anomalib about itself
+def test_every_config_of_video_trains_a_step_validates_and_tests(
+    name: str, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     once = "".join(f" --trainer.limit_{stage}_batches 1" for stage in ("train", "val"))
-    output = anomalib(
+    anomalib_here(
         f"train --config {CONFIGS}/{name}.yaml --data.root {footage.parent} --data.category {footage.name} "
         f"--data.num_workers 0 --model.base_width 2 --trainer.max_epochs 1 "
         f"--trainer.check_val_every_n_epoch 1{once} {CPU}",
         tmp_path,
+        monkeypatch,
     )
-    assert "image_F1Score" in output
+    assert "image_F1Score" in capsys.readouterr().out
     check_arguments(name, tmp_path)
     assert len(list(tmp_path.glob("results/Riad/UCSDped/coins/v0/images/Test001/*.png"))) == 13
 

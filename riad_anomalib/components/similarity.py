@@ -1,6 +1,6 @@
 """Similarity of an image and its reconstruction: gradients, GMS, MSGMS, SSIM ([RIAD] Sec. 3.2, [GMSD], [SSIM])."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from kornia.filters import get_gaussian_kernel1d
@@ -45,25 +45,29 @@ def _means_and_variances(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, mean_square - mean.square()
 
 
-def _taps(values: Tensor, dim: int) -> Iterator[tuple[Tensor, float]]:
-    """Yield each neighbour in a line of the window, and its weight."""
-    padded = _mirrored(values, dim)
-    for tap, weight in enumerate(_WINDOW):
-        if tap != _SIDE:
-            yield padded.narrow(dim, tap, values.shape[dim]), weight
-
-
-def _line(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _line(values: Tensor, dim: int, variance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return mean and variance over a line of the window: of what its pixels differ from the one in the middle.
 
     With that pixel's weight of 0.27 in it, the difference of the two moments loses two bits at most.
+
+    Args:
+        values: Values, ``(N, C, H, W)``.
+        dim: In which the line lies.
+        variance: Where values are means, the variance of what each is the mean of.
     """
-    mean, mean_square = torch.zeros_like(values), torch.zeros_like(values)
-    for neighbour, weight in _taps(values, dim):
-        difference = neighbour - values
-        mean = mean.add(difference, alpha=weight)
-        mean_square = mean_square.addcmul(difference, difference, value=weight)
-    return values + mean, mean_square - mean.square()
+    size, padded = values.shape[dim], _mirrored(values, dim)
+    own = None if variance is None else _mirrored(variance, dim)
+    mean = square = values.new_zeros(())
+    for tap, weight in enumerate(_WINDOW[:_SIDE]):  # the window is symmetric: a weight is of two neighbours
+        first, second = tap, 2 * _SIDE - tap
+        before, after = padded.narrow(dim, first, size) - values, padded.narrow(dim, second, size) - values
+        squares = before.square() + after.square()
+        if own is not None:
+            squares = squares + (own.narrow(dim, first, size) + own.narrow(dim, second, size))
+        mean, square = mean + weight * (before + after), square + weight * squares
+    if variance is not None:
+        square = square + _WINDOW[_SIDE] * variance
+    return values + mean, square - mean.square()
 
 
 def _exact_means_and_variances(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,11 +79,7 @@ def _exact_means_and_variances(values: Tensor) -> tuple[Tensor, Tensor]:
     after the last of them.
     """
     row_mean, row_variance = _line(values, -1)
-    mean, variance = _line(row_mean, -2)
-    variance = variance.add(row_variance, alpha=_WINDOW[_SIDE])
-    for neighbour, weight in _taps(row_variance, -2):
-        variance = variance.add(neighbour, alpha=weight)
-    return mean, variance
+    return _line(row_mean, -2, row_variance)
 
 
 def _one_minus_ssim_per_channel(image: Tensor, reconstruction: Tensor, moments: Moments) -> Tensor:
@@ -89,13 +89,15 @@ def _one_minus_ssim_per_channel(image: Tensor, reconstruction: Tensor, moments: 
     v and w the variances. With means and variances of sum and difference, each factor is 1 minus something that is 0
     where window and window agree, in every precision; and there are four moments instead of five.
     """
-    # The sum is shifted to around 0 and then to where it was: float32 has twice the steps there.
-    mean_sum, sum_variance = moments(image + reconstruction - 1)
-    mean_difference, difference_variance = moments(image - reconstruction)
+    # The sum is shifted to around 0 and then to where it was: float32 has twice the steps there. Both go through the
+    # window as one: an export has half as many nodes, and each round of I3AD's has all of them.
+    means, variances = moments(torch.cat([image + reconstruction - 1, image - reconstruction], dim=1))
+    mean_sum, mean_difference = means.chunk(2, dim=1)
+    sum_variance, difference_variance = variances.chunk(2, dim=1)
     squared_means = ((mean_sum + 1).square() + mean_difference.square()) / 2  # m^2 + n^2
-    variances = (sum_variance + difference_variance) / 2  # v + w
+    both_variances = (sum_variance + difference_variance) / 2  # v + w
     brightness = mean_difference.square() / (squared_means + _C1)
-    structure = difference_variance / (variances + _C2)
+    structure = difference_variance / (both_variances + _C2)
     return brightness + structure - brightness * structure
 
 

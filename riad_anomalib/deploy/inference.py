@@ -121,7 +121,7 @@ def read_model(path: Path, core: openvino.Core) -> openvino.Model:
 def load_model(
     path: Path, device: str, mode: str, precision: str, threads: int | None = None
 ) -> openvino.CompiledModel:
-    """Compile an exported model.
+    """Compile an exported model, for one picture at a time.
 
     Args:
         path: The model's ``.xml``, with its ``.bin`` beside it, or ``.onnx``.
@@ -135,12 +135,16 @@ def load_model(
     """
     core = openvino.Core()
     model = read_model(path, core)
+    # Pictures come one by one. OpenVINO fuses operations of known sizes alone; now all but the first ones' are known.
+    shape = model.input().partial_shape
+    shape[0] = 1
     config: dict[str, str | int] = {"PERFORMANCE_HINT": mode.upper()}
     if precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = precision
     if threads and device == "CPU":
         config["INFERENCE_NUM_THREADS"] = threads
     try:
+        model.reshape(shape)
         return core.compile_model(model, device, config)
     except RuntimeError as error:
         msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({reason(error)})"

@@ -154,6 +154,18 @@ def test_an_onnx_model_comes_with_the_files_that_it_names(exported: Path, tmp_pa
     assert model_files(exported) == [exported, exported.with_suffix(".bin")]
 
 
+def test_a_loaded_model_takes_one_picture_of_any_size_and_knows_all_other_sizes(exported: Path) -> None:
+    """What OpenVINO needs to fuse what follows the network."""
+    model = deploy.load_model(exported, "CPU", "latency", "f32")
+    assert model.input().partial_shape == openvino.PartialShape([1, 3, -1, -1])
+    assert {name: list(model.output(name).shape) for name in deploy.OUTPUTS} == {
+        "pred_score": [1],
+        "pred_label": [1],
+        "anomaly_map": [1, 1, 32, 48],
+        "pred_mask": [1, 1, 32, 48],
+    }
+
+
 def test_latency_hands_out_each_result_before_it_reads_on(exported: Path) -> None:
     read: list[str] = []
 

@@ -12,6 +12,7 @@ from model_contract import ModelContract
 class TestBlur(ModelContract, EngineContract):
     model_class = Blur
     size = (32, 48)
+    random_on_cuda: ClassVar[set[str]] = {"UpsampleBilinear2DBackward0"}
     small: ClassVar[dict[str, Any]] = {"image_size": (32, 48)}
     variants: ClassVar[dict[str, Any]] = {
         "kernel_size": 5,

@@ -29,13 +29,13 @@ class TestI3ad(ModelContract, EngineContract):
         "image_size": (32, 48),
         "base_width": 4,
         "adversarial_weight": 0,
-        "iterations": 3,
+        "iterations": 2,  # exports hold all of them one after the other
         "mask_threshold": 0.2,
         "smoothing_size": 5,
     }
     variants: ClassVar[dict[str, Any]] = {
         "adversarial_weight": 0.5,
-        "iterations": 2,
+        "iterations": 3,
         "patch_size": 4,
         "mask_threshold": 0.5,
         "score_function": "squared",
