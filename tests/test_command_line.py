@@ -251,7 +251,7 @@ def test_two_processes_train_and_calibrate_one_network_and_look_at_all(
 
 
 @pytest.mark.parametrize(
-    "name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "i3ad", "i3ad_small", "demo"]
+    "name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "ssae_large", "i3ad", "i3ad_small", "demo"]
 )
 def test_every_config_trains_a_step(name: str, workplace: Path, tmp_path: Path) -> None:
     data = "" if name == "demo" else f"--data {CONFIGS}/mvtec_ad.yaml"
