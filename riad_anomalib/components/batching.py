@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from riad_anomalib.strips import strips
+from riad_anomalib.strips import OVERLAP, strips
 
 # Values of one full-size feature map, 256 MiB in float32, that one network call may have. At 256x256 and width 64 that
 # is 16 masked copies: enough to fill a GPU, and an image of RIAD (12 copies) stays one call.
@@ -50,7 +50,9 @@ def rows_in(memory: int, width: int, columns: int) -> int:
     return memory * 2**20 // (_LARGEST_MAPS * 4 * width * columns)
 
 
-def in_strips(network: Callable[[Tensor], Tensor], image: Tensor, rows: int, multiple: int) -> Tensor:
+def in_strips(
+    network: Callable[[Tensor], Tensor], image: Tensor, rows: int, multiple: int, overlap: int = OVERLAP
+) -> Tensor:
     """Run a network on strips of images where the whole would take too much memory; not for training.
 
     Args:
@@ -58,6 +60,7 @@ def in_strips(network: Callable[[Tensor], Tensor], image: Tensor, rows: int, mul
         image: Batch, ``(N, C, H, W)``.
         rows: Rows that it may see at once.
         multiple: What the network's sides are multiples of.
+        overlap: Rows beside a cut that are seen and not kept, at least.
 
     Returns:
         What the network makes of the batch, but for a little beside the cuts, see :data:`riad_anomalib.strips.OVERLAP`.
@@ -68,7 +71,7 @@ def in_strips(network: Callable[[Tensor], Tensor], image: Tensor, rows: int, mul
     if torch.compiler.is_exporting():
         return network(image)  # an exported graph is cut from outside
     rows = rows // multiple * multiple
-    laid = strips(image.shape[-2], rows, multiple)
+    laid = strips(image.shape[-2], rows, multiple, overlap)
     made = [network(image[..., strip.start : strip.stop, :]) for strip in laid]
     kept = [part[..., s.first - s.start : s.last - s.start, :] for part, s in zip(made, laid, strict=True)]
     return torch.cat(kept, dim=-2)

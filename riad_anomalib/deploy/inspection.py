@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
-import openvino
 
 from riad_anomalib.report.names import name_of, readable
 
@@ -26,12 +25,11 @@ from .inference import (
     judged,
     load_model,
     noted,
-    read_model,
     reason,
     score_threshold,
     usable,
 )
-from .large import cost_of, infer_within
+from .large import Limits, infer_within
 from .output import OVERLAYS, Output, open_output, present, present_skipped
 from .sources import Frame, open_source
 from .window import Window
@@ -240,8 +238,9 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         try:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
-            model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
-            cost = cost_of(read_model(arguments.model, openvino.Core())) if arguments.memory else None
+            limits = Limits(arguments.memory) if arguments.memory else None
+            prepare = limits.prepare if limits else None
+            model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision, prepare=prepare)
             threshold, pixel_threshold, told = _thresholds(arguments)
             output = _output(parser, arguments, threshold)
         except ValueError as error:
@@ -260,7 +259,7 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         frames = noted(takewhile(is_wanted, timed(summary.until_it_fails(source), summary.seconds, "reading")), read)
         images = usable(frames, model.input(0).partial_shape, skip)
         requests = infer_requests(model, arguments.mode)
-        own_results = infer_within(arguments.memory, cost, requests, images, skip)
+        own_results = infer_within(limits, requests, images, skip)
         results = judged(average(own_results, arguments.past_frames, read), threshold, pixel_threshold)
         problem, start = "", time.perf_counter()
         try:

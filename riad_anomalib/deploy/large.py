@@ -3,20 +3,24 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
+import openvino.opset13 as ops
+from numpy.typing import NDArray
 
 from riad_anomalib.report import Image
 from riad_anomalib.strips import OVERLAP, Strip, strips
 
-from .inference import Result, infer
+from .inference import Result, as_input, infer
 
 _PROBE = 512
 """Side of the picture, in pixels, that a model's cost is counted on."""
 _STRIDE = 8
 """Pixels of the network that its deepest features have one for."""
+_MASK = "region.mask"
+"""What the name of the region's mask ends in."""
 _MAPS_AT_ONCE = 1.5
 """Times what a convolution reads and writes at most that a picture takes: measured, see docs/large.md."""
 
@@ -52,16 +56,10 @@ def cost_of(model: openvino.Model) -> Cost:
         model: With inputs of any height and width.
 
     Raises:
-        ValueError: If strips would give it other results: it resizes pictures, has a region or takes means.
+        ValueError: If strips would give it other results: it resizes pictures or takes means.
     """
     advice = "leave --memory out"
-    if any("region.mask" in operation.get_friendly_name() for operation in model.get_ops()):
-        msg = f"the model has a region, whose place strips do not know: {advice}"
-        raise ValueError(msg)
-    score = model.output("pred_score").get_node()
-    while not score.get_type_name().startswith("Reduce") and score.get_input_size():
-        score = score.input_value(0).get_node()
-    if score.get_type_name() != "ReduceMax":
+    if _nearest(model.output("pred_score").get_node(), "Reduce").get_type_name() != "ReduceMax":
         msg = f"the model's score is no maximum, which strips could tell: {advice}, or train with image_score max"
         raise ValueError(msg)
     probe = model.clone()
@@ -79,6 +77,61 @@ def cost_of(model: openvino.Model) -> Cost:
     return Cost(_MAPS_AT_ONCE * largest / _PROBE**2, _PROBE // max(sides))
 
 
+def _nearest(node: openvino.Node, kind: str) -> openvino.Node:
+    """Return the nearest operation on the way to a node whose type begins so; one without inputs if there is none."""
+    pending = deque([node])
+    while pending and not node.get_type_name().startswith(kind):
+        node = pending.popleft()
+        pending.extend(node.input_value(index).get_node() for index in range(node.get_input_size()))
+    return node
+
+
+def take_strips(model: openvino.Model) -> NDArray[np.uint8] | None:
+    """Let a model score the rows of a strip that are kept, and look at the part of its region that the strip shows.
+
+    Its further inputs are the first of these rows, the row after the last, and, if it has a region, that part.
+
+    Args:
+        model: What :func:`cost_of` takes, changed in place.
+
+    Returns:
+        The region's mask, ``(h, w)``.
+    """
+    maximum = _nearest(model.output("pred_score").get_node(), "Reduce")
+    first, last = (ops.parameter([1], np.int64, name) for name in ("first", "last"))
+    along = [ops.constant(np.array([value], np.int64)) for value in (1, 2)]  # step, axis
+    maximum.input(0).replace_source_output(ops.slice(maximum.input_value(0), first, last, *along).output(0))
+    added, mask = [first, last], None
+    for operation in model.get_ops():
+        if operation.get_type_name() == "Constant" and operation.get_friendly_name().endswith(_MASK):
+            mask = np.array(operation.data, np.uint8)
+            added.append(ops.parameter([-1, -1], np.uint8, "region"))
+            for target in operation.output(0).get_target_inputs():
+                target.replace_source_output(added[-1].output(0))
+    model.add_parameters(added)
+    model.validate_nodes_and_infer_types()
+    return mask
+
+
+class Limits:
+    """Prepares a model for strips.
+
+    Args:
+        memory: MiB for all pictures that are at work.
+    """
+
+    cost: Cost
+    mask: NDArray[np.uint8] | None
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+
+    def prepare(self, model: openvino.Model) -> None:
+        """Take a model over, see :func:`cost_of` and :func:`take_strips`."""
+        self.cost = cost_of(model)
+        self.mask = take_strips(model)
+
+
 class InStrips:
     """Cuts pictures into strips on their way to a model, and joins what it says of them.
 
@@ -86,10 +139,13 @@ class InStrips:
         cost: Of the model.
         memory: MiB that a picture may take.
         skip: Told the name of a picture that cannot be cut so, or had a strip without a result, and what is wrong.
+        mask: The region's, of the model.
     """
 
-    def __init__(self, cost: Cost, memory: float, skip: Callable[[str, str], None]) -> None:
-        self._cost, self._memory, self._skip = cost, memory, skip
+    def __init__(
+        self, cost: Cost, memory: float, skip: Callable[[str, str], None], mask: NDArray[np.uint8] | None
+    ) -> None:
+        self._cost, self._memory, self._skip, self._mask = cost, memory, skip, mask
         self._begun: deque[tuple[str, Image, Image, Strip]] = deque()
         self._failed = ""
 
@@ -113,6 +169,17 @@ class InStrips:
                 self._begun.append((name, image, part, strip))
                 yield name, part
 
+    def inputs(self, part: Image) -> dict[int, NDArray[Any]]:
+        """Return what the model takes of the strip that was cut last."""
+        _, image, _, strip = self._begun[-1]
+        kept = (strip.first - strip.start, strip.last - strip.start)
+        inputs: dict[int, NDArray[Any]] = {0: as_input(part)}
+        inputs |= {number: np.array([row], np.int64) for number, row in enumerate(kept, 1)}
+        if self._mask is not None:
+            rows, columns = (_under(side, of) for side, of in zip(image.shape, self._mask.shape, strict=False))
+            inputs[3] = np.ascontiguousarray(self._mask[rows[strip.start : strip.stop]][:, columns])
+        return inputs
+
     def joined(self, results: Iterable[Result]) -> Iterator[Result]:
         """Return a result for each picture: the strips' maps put together, and the greatest of their scores."""
         parts: list[tuple[Strip, Result]] = []
@@ -128,6 +195,11 @@ class InStrips:
                 yield _join(name, image, parts)
 
 
+def _under(side: int, source: int) -> NDArray[np.int64]:
+    """Return which of the mask's rows, or columns, lies under each of a picture's, as the model finds it."""
+    return (2 * np.arange(side) + 1) * source // (2 * side)
+
+
 def _join(name: str, image: Image, parts: list[tuple[Strip, Result]]) -> Result:
     kept = [(slice(strip.first - strip.start, strip.last - strip.start), result) for strip, result in parts]
     return Result(
@@ -141,8 +213,7 @@ def _join(name: str, image: Image, parts: list[tuple[Strip, Result]]) -> Result:
 
 
 def infer_within(
-    memory: int | None,
-    cost: Cost | None,
+    limits: Limits | None,
     requests: Sequence[openvino.InferRequest],
     images: Iterable[tuple[str, Image]],
     skip: Callable[[str, str], None],
@@ -150,13 +221,12 @@ def infer_within(
     """Run the model on pictures as :func:`infer` does, in strips where memory is given for no more.
 
     Args:
-        memory: MiB for all requests together; None for as much as pictures take.
-        cost: Of the model, if memory is given.
+        limits: What a model was prepared for; None for one that sees pictures whole.
         requests: As :func:`infer` takes them, and so are the others.
         images: Names and pictures.
         skip: Told the name of a picture that gets no result, and what is wrong.
     """
-    if memory is None or cost is None:
+    if limits is None:
         return infer(requests, images, skip)
-    parts = InStrips(cost, memory / len(requests), skip)
-    return parts.joined(infer(requests, parts.cut(images), parts.skip))
+    parts = InStrips(limits.cost, limits.memory / len(requests), skip, limits.mask)
+    return parts.joined(infer(requests, parts.cut(images), parts.skip, parts.inputs))

@@ -107,7 +107,7 @@ class Ssae(HostMixin, AnomalibModule):
 
     default_image_size = (512, 512)  # [SSAE] Sec. 4.1
     default_epochs = 300  # CHOICE [SSAE] Sec. 4.1: the paper gives no length; this is RIAD's.
-    network_arguments = ("objective", "base_width", "kernel_size", "dilations")
+    network_arguments = ("objective", "base_width", "kernel_size", "dilations", "scale")
     network_switches = ("image_size",)
     scoring_arguments = (
         "score_function",
@@ -117,7 +117,6 @@ class Ssae(HostMixin, AnomalibModule):
         "calibration",
         "registration",
         "avgmap_power",
-        "scale",
         "past_frames",
     )
     model: SsaeModel

@@ -17,6 +17,8 @@ from riad_anomalib import Ssae, deploy
 from riad_anomalib.components.corruption import corrupt
 from riad_anomalib.components.region import Region
 from riad_anomalib.deploy import large
+from riad_anomalib.deploy.inference import infer_requests, load_model
+from riad_anomalib.deploy.sources import decode
 from riad_anomalib.host.crops import Crops
 from riad_anomalib.models.ssae import lightning_model
 from riad_anomalib.models.ssae.torch_model import SsaeModel
@@ -182,7 +184,10 @@ def test_deploy_in_strips_tells_what_one_pass_tells(
     mixed: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed_everything(0)
-    model = build()
+    mask = np.zeros((40, 56), np.uint8)
+    mask[3:, 5:50] = 255
+    Image.fromarray(mask).save(tmp_path / "region.png")
+    model = build(region=str(tmp_path / "region.png"))
     run = engine(tmp_path, max_epochs=1, limit_train_batches=2)
     run.fit(model, datamodule=mixed)
     path = model.to_openvino(tmp_path)
@@ -195,13 +200,18 @@ def test_deploy_in_strips_tells_what_one_pass_tells(
     assert cost.shrinks_by == 1
     memory = int(np.ceil((2 * OVERLAP + 64) * cost.bytes * 2048 / 2**20))
     results = []
-    for arguments in ([], ["--memory", str(memory)]):
-        found = tmp_path / f"found{len(arguments)}"
-        assert deploy.main([str(path), str(pictures), "--output", str(found), *arguments]) == 0
-        results.append((found / "results.csv").read_text().splitlines())
-    assert len(results[0]) == len(results[1]) == 4
-    for one, other in zip(results[0][1:], results[1][1:], strict=True):
-        assert float(one.split(",")[1]) == pytest.approx(float(other.split(",")[1]), abs=2e-3)
+    for limits in (None, large.Limits(memory)):
+        compiled = load_model(path, "CPU", "latency", "f32", 1, limits.prepare if limits else None)
+        images = ((each.name, decode(each.read_bytes())) for each in sorted(pictures.iterdir()))
+        found = large.infer_within(limits, infer_requests(compiled, "latency"), images, lambda *_: None)
+        results.append(list(found))
+    assert [result.name for result in results[1]] == ["a.png", "b.png", "c.png"]
+    for one, other in zip(*results, strict=True):
+        assert one.pred_score == pytest.approx(other.pred_score, abs=1e-4)
+        assert one.pred_label == other.pred_label
+        np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, atol=1e-4)
+    assert deploy.main([str(path), str(pictures), "--memory", str(memory)]) == 0
+    assert capsys.readouterr().out.count("\n") == 5
     capsys.readouterr()
     assert deploy.main([str(path), str(pictures), "--memory", "1"]) == 1
     assert "is 2048 pixels wide, of which the least strip takes" in capsys.readouterr().err
