@@ -47,7 +47,8 @@ class Region(nn.Module):
         if self.is_everywhere:
             return None
         rows, columns = (_nearest(image, dim, self.mask.shape[dim]) for dim in (-2, -1))
-        return self.mask[rows][:, columns].float()[None, None]
+        # As deploy finds it in a graph: the one matrix of uint8, and two gatherings.
+        return self.mask.index_select(0, rows).index_select(1, columns).float()[None, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         saved = state_dict.setdefault(f"{prefix}mask", torch.empty(0, dtype=torch.uint8))  # of an older version

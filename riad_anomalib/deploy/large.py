@@ -19,8 +19,6 @@ _PROBE = 512
 """Side of the picture, in pixels, that a model's cost is counted on."""
 _STRIDE = 8
 """Pixels of the network that its deepest features have one for."""
-_MASK = "region.mask"
-"""What the name of the region's mask ends in."""
 _MAPS_AT_ONCE = 1.5
 """Times what a convolution reads and writes at most that a picture takes: measured, see docs/large.md."""
 
@@ -89,7 +87,8 @@ def _nearest(node: openvino.Node, kind: str) -> openvino.Node:
 def take_strips(model: openvino.Model) -> NDArray[np.uint8] | None:
     """Let a model score the rows of a strip that are kept, and look at the part of its region that the strip shows.
 
-    Its further inputs are the first of these rows, the row after the last, and, if it has a region, that part.
+    Its further inputs are the first of these rows, the row after the last, and, if it has a region, that part. The
+    region is the graph's only matrix of uint8, and in two gatherings gets the picture's rows and columns.
 
     Args:
         model: What :func:`cost_of` takes, changed in place.
@@ -103,10 +102,16 @@ def take_strips(model: openvino.Model) -> NDArray[np.uint8] | None:
     maximum.input(0).replace_source_output(ops.slice(maximum.input_value(0), first, last, *along).output(0))
     added, mask = [first, last], None
     for operation in model.get_ops():
-        if operation.get_type_name() == "Constant" and operation.get_friendly_name().endswith(_MASK):
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.u8:
+            if len(operation.shape) != 2:  # noqa: PLR2004  # weights of 8 bits have four
+                continue
             mask = np.array(operation.data, np.uint8)
             added.append(ops.parameter([-1, -1], np.uint8, "region"))
-            for target in operation.output(0).get_target_inputs():
+            found = operation
+            for _ in ("rows", "columns"):
+                (target,) = found.output(0).get_target_inputs()
+                found = target.get_node()
+            for target in found.output(0).get_target_inputs():
                 target.replace_source_output(added[-1].output(0))
     model.add_parameters(added)
     model.validate_nodes_and_infer_types()
