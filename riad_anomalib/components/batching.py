@@ -15,7 +15,7 @@ _MAX_FEATURE_VALUES = 2**26
 _MAX_FEATURE_VALUES_CPU = 2**22
 
 _LARGEST_MAPS = 4
-"""Full-size feature maps, in float32, that a network holds at once: measured, see docs/large.md."""
+"""Full-size feature maps, in float32, that a network holds at once: a convolution's two, and as much again."""
 
 
 def in_parts(network: Callable[..., Tensor], batch: Tensor, width: int, *others: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ _PROBE = 512
 """Side of the picture, in pixels, that a model's cost is counted on."""
 _STRIDE = 8
 """Pixels of the network that its deepest features have one for."""
-_MAPS_AT_ONCE = 1.5
-"""Times what a convolution reads and writes at most that a picture takes: measured, see docs/large.md."""
+_MAPS_AT_ONCE = 1.75
+"""Times what a convolution reads and writes at most that a picture takes: measured, see benchmarks/growth.py."""
 
 
 class Cost(NamedTuple):
