@@ -133,7 +133,7 @@ def main() -> None:
         seed_everything(options.seed, verbose=False)
         arguments = options.base | changed
         trained = build(options.config, arguments)
-        data, images, labels, masks = test_set(options.root, trained.image_size)
+        data, images, labels, masks = test_set(options.root, trained.image_size or trained.default_image_size)
         data.train_batch_size = 8
         kept = options.checkpoints / f"{options.root.name}_{options.seed}_{index}.pt" if options.checkpoints else None
         start = time.perf_counter()

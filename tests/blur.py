@@ -13,6 +13,7 @@ from torch.optim import Adam
 
 from riad_anomalib.components.arguments import check_images
 from riad_anomalib.components.calibration import Calibration
+from riad_anomalib.components.region import Region
 from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.smoothing import anomaly_score, mean_filter, window_size
 from riad_anomalib.components.variation import Variation, plain_strengths
@@ -24,7 +25,7 @@ class BlurModel(nn.Module):
     def __init__(self, image_size: tuple[int, int], kernel_size: int, factor: int, calibration: str) -> None:
         super().__init__()
         self.factor, self.calibration, self.image_size = factor, Calibration(calibration), image_size
-        self.registration = Registration("none")
+        self.registration, self.region = Registration("none"), Region()
         self.network = nn.Conv2d(3, 3, kernel_size, padding=kernel_size // 2)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:

@@ -212,7 +212,7 @@ class EngineContract(Contract):
     ) -> None:
         _, model, checkpoint = self.trained(folder, tmp_path)
         for name in self.model_class.network_arguments:
-            other = self.model_class(**{**self.small, name: self.variants[name]})
+            other = self.model_class(**{**self.small, **self.needs.get(name, {}), name: self.variants[name]})
             with pytest.raises(ValueError, match=f"another network: {name} is .* there and .* here"):
                 engine(tmp_path).test(other, datamodule=folder, ckpt_path=checkpoint)
         for name in self.model_class.scoring_arguments:

@@ -73,6 +73,10 @@ class EveryScore(nn.Module):
         return torch.stack([scorer(image).pred_score for scorer in self.scorers], dim=1)
 
 
+MASK = str(Path(__file__).parents[1] / "docs" / "reconstruction.jpg")
+"""A region of interest: any picture that is white here and black there."""
+
+
 class Contract:
     """Subclasses say how to build a small model and which arguments it has."""
 
@@ -85,6 +89,8 @@ class Contract:
     """Another value for every argument of the model's own."""
     needs: ClassVar[dict[str, dict[str, Any]]] = {}
     """What an argument needs of others to matter."""
+    idle: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that are to leave results as they are."""
     scorings: ClassVar[Sequence[tuple[str, str]]] = (("", "none"), ("", "pixel"))
     """Every score function with every calibration."""
     reconstructs: ClassVar[str] = "reconstruction"
@@ -155,7 +161,8 @@ class ModelContract(Contract):
         assert self.outcome() == outcome
         for name, value in self.variants.items():
             needed = self.needs.get(name, {})
-            assert self.outcome(**needed, **{name: value}) != (self.outcome(**needed) if needed else outcome), name
+            is_same = self.outcome(**needed, **{name: value}) == (self.outcome(**needed) if needed else outcome)
+            assert is_same == (name in self.idle), name
 
     def outcome(self, **arguments: Any) -> tuple[float, float, float]:
         """The means of maps, and of scores as those of a video, after one training step, and a threshold of these."""

@@ -266,7 +266,7 @@ def test_two_processes_look_at_all_pictures_and_frames(two_processes: Path, work
 
 
 @pytest.mark.parametrize(
-    "name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "i3ad", "i3ad_small", "demo"]
+    "name", ["riad", "riad_small", "riad_fast", "ssae", "ssae_small", "ssae_large", "i3ad", "i3ad_small", "demo"]
 )
 @pytest.mark.filterwarnings("ignore")  # of Lightning about small data sets, and anomalib about itself
 def test_every_config_trains_a_step(

@@ -66,7 +66,7 @@ def attenuate(smoothed_map: Tensor, average_map: Tensor, power: float) -> Tensor
     return smoothed_map * (typical / (average_map + typical)) ** power
 
 
-def likeness(values_map: Tensor) -> float:
+def likeness(values_map: Tensor, inside: Tensor | None = None) -> float:
     """Return how much images' maps resemble each other: whether products lie alike in every picture.
 
     The mean correlation of each map with the mean of the others, both averaged over the cells of a grid first, because
@@ -76,16 +76,34 @@ def likeness(values_map: Tensor) -> float:
 
     Args:
         values_map: Dissimilarity of at least one image, ``(N, M, H, W)``.
+        inside: What counts, 1 or 0, ``(1, 1, H, W)``; everything without.
 
     Returns:
         Likeness in [-1, 1].
     """
     if len(values_map) == 1:
         return 0.0
-    cells = F.adaptive_avg_pool2d(values_map, LIKENESS_CELLS).flatten(start_dim=1)
+    if inside is None:
+        inside = torch.ones_like(values_map[:1, :1])
+    inside = inside.to(values_map)
+    counts = F.adaptive_avg_pool2d(inside, LIKENESS_CELLS)
+    cells = F.adaptive_avg_pool2d(values_map * inside, LIKENESS_CELLS) / counts.clamp(min=_TINY)
+    cells = cells[:, :, counts[0, 0] > 0].flatten(start_dim=1)
     others = (cells.sum(dim=0) - cells) / (len(cells) - 1)
     centred, others = (values - values.mean(dim=1, keepdim=True) for values in (cells, others))
     return F.cosine_similarity(centred, others).mean().item()
+
+
+def filled(values: Tensor, inside: Tensor) -> Tensor:
+    """Return statistics with their mean over what lies inside everywhere else, so that this is their mean as a whole.
+
+    Args:
+        values: ``(M, H, W)``.
+        inside: 1 or 0, ``(1, 1, H, W)``.
+    """
+    inside = inside[0].to(values)
+    mean = (values * inside).sum(dim=(-2, -1), keepdim=True) / inside.sum()
+    return torch.lerp(mean.expand_as(values), values, inside.expand_as(values))
 
 
 def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +146,9 @@ class Calibration(nn.Module):
         """Whether normal images have anything to tell."""
         return self.kind != "none"
 
-    def statistics(self, values_map: Tensor) -> tuple[Tensor, Tensor]:
+    def statistics(
+        self, values_map: Tensor, inside: Callable[[Tensor], Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the statistics of normal images, for :meth:`set_statistics`.
 
         Convention: for ``"auto"`` both are 0, with which :func:`calibrate` changes nothing, where the images' maps are
@@ -136,13 +156,17 @@ class Calibration(nn.Module):
 
         Args:
             values_map: Dissimilarity of normal images, ``(N, M, H, W)``.
+            inside: From maps to what of them counts, :meth:`Region.inside`.
 
         Returns:
             Mean and standard deviation at each pixel, ``(M, H, W)``.
         """
         mean, std = mean_and_std(values_map)
+        counts = inside(values_map) if inside else None
+        if counts is not None:
+            mean, std = filled(mean, counts), filled(std, counts)
         if self.kind == "auto":
-            alike = likeness(values_map)
+            alike = likeness(values_map, counts)
             if alike < ALIKE:
                 logger.warning("Not calibrated: normal images' maps are %.2f alike, %.2f is needed.", alike, ALIKE)
                 return torch.zeros_like(mean), torch.zeros_like(std)

@@ -16,8 +16,8 @@ STRIDE = 8
 """Pixels that the network's three max-pools reduce to one: height and width must be multiples of it."""
 
 
-def check_image_size(image_size: tuple[int, int], dilations: Sequence[int]) -> None:
-    """Refuse images that the network cannot take, and warn of dilations that are too large for them.
+def check_image_size(image_size: tuple[int, int], dilations: Sequence[int], name: str = "image_size") -> None:
+    """Refuse images, or crops of them, that the network cannot take, and warn of dilations too large for them.
 
     Raises:
         ValueError: If height or width is no multiple of 8.
@@ -29,7 +29,8 @@ def check_image_size(image_size: tuple[int, int], dilations: Sequence[int]) -> N
             for shift in (0, STRIDE - 1)
         )
         near = " or ".join(dict.fromkeys((below, above)))
-        msg = f"image size {height}x{width} is not a multiple of {STRIDE}: set image_size to {near}"
+        what = name.replace("_", " ")
+        msg = f"{what} {height}x{width} is not a multiple of {STRIDE}: set {name} to {near}"
         raise ValueError(msg)
     features = (height // STRIDE, width // STRIDE)
     if lost := [dilation for dilation in dilations if dilation >= min(features)]:

@@ -64,25 +64,29 @@ def mean_filter(values_map: Tensor, size: int, repeats: int = 1) -> Tensor:
     return values_map
 
 
-def anomaly_score(values_map: Tensor) -> Tensor:
+def anomaly_score(values_map: Tensor, inside: Tensor | None = None) -> Tensor:
     """Return each image's score, the maximum of its anomaly map ([RIAD] Eq. 10).
 
     Args:
-        values_map: Anomaly map, ``(N, 1, H, W)``.
+        values_map: Anomaly map, ``(N, 1, H, W)``, at least 0, and 0 where nothing counts.
+        inside: What counts, of no use here.
 
     Returns:
         Score, ``(N,)``.
     """
+    del inside
     return values_map.amax(dim=(1, 2, 3))
 
 
-def mean_score(values_map: Tensor) -> Tensor:
+def mean_score(values_map: Tensor, inside: Tensor | None = None) -> Tensor:
     """Return each image's score as the mean of its anomaly map: [SSAE] Sec. 3.1's sum over the number of pixels.
 
     Args:
-        values_map: Anomaly map, ``(N, 1, H, W)``.
+        values_map: Anomaly map, ``(N, 1, H, W)``, 0 where nothing counts.
+        inside: What counts, 1 or 0, ``(1, 1, H, W)``; everything without.
 
     Returns:
         Score, ``(N,)``.
     """
-    return values_map.mean(dim=(1, 2, 3))
+    mean = values_map.mean(dim=(1, 2, 3))
+    return mean if inside is None else mean / inside.mean()

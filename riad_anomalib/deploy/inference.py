@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -119,7 +120,12 @@ def read_model(path: Path, core: openvino.Core) -> openvino.Model:
 
 
 def load_model(
-    path: Path, device: str, mode: str, precision: str, threads: int | None = None
+    path: Path,
+    device: str,
+    mode: str,
+    precision: str,
+    threads: int | None = None,
+    prepare: Callable[[openvino.Model], object] | None = None,
 ) -> openvino.CompiledModel:
     """Compile an exported model, for one picture at a time.
 
@@ -129,6 +135,7 @@ def load_model(
         mode: ``"latency"`` or ``"throughput"``.
         precision: ``"f32"``, ``"bf16"``, or ``"auto"`` for OpenVINO's choice.
         threads: How many threads of a CPU to use; None for OpenVINO's choice, which is all of them.
+        prepare: What is done to the model before, in place.
 
     Raises:
         ValueError: If :func:`read_model` cannot read it or the device cannot run it.
@@ -138,6 +145,8 @@ def load_model(
     # Pictures come one by one. OpenVINO fuses operations of known sizes alone; now all but the first ones' are known.
     shape = model.input().partial_shape
     shape[0] = 1
+    if prepare:
+        prepare(model)
     config: dict[str, str | int] = {"PERFORMANCE_HINT": mode.upper()}
     if precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = precision
@@ -303,6 +312,7 @@ def infer(
     requests: Iterable[openvino.InferRequest],
     images: Iterable[tuple[str, Image]],
     skip: Callable[[str, str], None] | None = None,
+    inputs: Callable[[Image], dict[int, NDArray[Any]]] = lambda image: {0: as_input(image)},
 ) -> Iterator[Result]:
     """Run the model on images.
 
@@ -312,6 +322,7 @@ def infer(
         images: Names and images of a size that the model takes.
         skip: Told the name of an image that the model needs more memory for than there is, and that this is wrong with
             it; without, that ends the run.
+        inputs: From an image, as soon as it came, to what the model takes, by number.
 
     Returns:
         Results, in the order of the images.
@@ -351,7 +362,7 @@ def infer(
     try:
         for name, image in images:
             try:
-                idle[0].start_async({0: as_input(image)})
+                idle[0].start_async(inputs(image))
             except (MemoryError, RuntimeError) as error:
                 fail(name, error)
                 continue

@@ -19,7 +19,17 @@ from riad_anomalib.report.names import name_of, readable
 
 from . import thresholds
 from .endings import ERROR, Ending, ending, say
-from .inference import average, infer, infer_requests, judged, load_model, noted, reason, score_threshold, usable
+from .inference import (
+    average,
+    infer_requests,
+    judged,
+    load_model,
+    noted,
+    reason,
+    score_threshold,
+    usable,
+)
+from .large import Limits, infer_within
 from .output import OVERLAYS, Output, open_output, present, present_skipped
 from .sources import Frame, open_source
 from .window import Window
@@ -122,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="CPU", help="OpenVINO's name of it (default: %(default)s)")
     past = "judge a video's frames by the mean score of N frames, its own the last (default: %(default)s)"
     add("--past-frames", type=partial(_number_of, "frames"), default=1, metavar="N", help=past)
+    budget = (
+        "MiB that the model may take for a picture in its own size, which is seen in overlapping strips where that is "
+        "not enough for all of it (default: as much as it takes)"
+    )
+    add("--memory", type=partial(_number_of, "MiB"), metavar="MIB", help=budget)
     precisions = "f32 as the thresholds were found (default); auto: OpenVINO's choice, bf16 on some CPUs"
     add("--precision", choices=("f32", "bf16", "auto"), default="f32", help=precisions)
     cluster = parser.add_argument_group(
@@ -200,6 +215,9 @@ def _write(output: Output | None, summary: Summary, problem: str, *, is_cut_shor
 
 
 def _on_a_cluster(arguments: argparse.Namespace, asked: Ending) -> int:
+    if arguments.memory:
+        say("error: --memory is for one machine: leave it out, or cut pictures before", is_error=True)
+        return ERROR
     try:
         from . import cluster  # noqa: PLC0415  # Ray is for those who have a cluster
     except ImportError as error:
@@ -220,7 +238,9 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         try:
             source = open_source(arguments.source)
             window = files.enter_context(closing(Window())) if arguments.show else None
-            model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision)
+            limits = Limits(arguments.memory) if arguments.memory else None
+            prepare = limits.prepare if limits else None
+            model = load_model(arguments.model, arguments.device, arguments.mode, arguments.precision, prepare=prepare)
             threshold, pixel_threshold, told = _thresholds(arguments)
             output = _output(parser, arguments, threshold)
         except ValueError as error:
@@ -238,7 +258,8 @@ def _on_this_machine(parser: argparse.ArgumentParser, arguments: argparse.Namesp
         read: deque[str] = deque()
         frames = noted(takewhile(is_wanted, timed(summary.until_it_fails(source), summary.seconds, "reading")), read)
         images = usable(frames, model.input(0).partial_shape, skip)
-        own_results = infer(infer_requests(model, arguments.mode), images, skip)
+        requests = infer_requests(model, arguments.mode)
+        own_results = infer_within(limits, requests, images, skip)
         results = judged(average(own_results, arguments.past_frames, read), threshold, pixel_threshold)
         problem, start = "", time.perf_counter()
         try:

@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from anomalib import LearningType, TaskType
 from anomalib.data import AnomalibDataModule, Batch, VideoBatch
 from anomalib.data.datasets.base.video import VideoTargetFrame
 from anomalib.deploy import CompressionType
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -24,14 +26,17 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib.components.calibration import Calibration, mean_and_std
+from riad_anomalib.components.region import Region
 from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.variation import Variation, vary
 from riad_anomalib.registry import public_path
 
-from . import checkpoints, held_out, length, post_processing, pre_processing, video
+from . import checkpoints, crops, held_out, length, post_processing, pre_processing, video
 from .loaders import BatchCheck, check_validation, with_augmentations
 from .normal_images import normal_batches, normal_images, normal_statistics, views, warn_of_lost_range
 from .quantization import compress_weights, halve_weights, quantize, quantize_with_accuracy_control
+from .region import check_aspect
+from .thinning import around
 from .visualizer import VideoVisualizer
 
 if TYPE_CHECKING:
@@ -43,6 +48,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
+Size = TypeVar("Size", bound=tuple[int, int] | None)
+
 STILL = (
     "Calibration presumes that light and position stay as they are in the training images. Where they will not, give "
     "--model.registration auto, or variation, for example --model.variation.translate 0.02 (docs/choosing.md)."
@@ -52,12 +59,16 @@ STILL = (
 class TorchModel(Protocol):
     """What the host asks of ``self.model``, a torch module that returns anomalib's ``InferenceBatch`` in evaluation."""
 
-    image_size: tuple[int, int]
-    """Height and width of the images that it takes, its only home."""
     calibration: Calibration
     """What normal images look like."""
     registration: Registration
     """Their light and place."""
+    region: Region
+    """Where images are inspected."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that it takes, its only home; None for any."""
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Take images of another size from now on; forget the statistics of normal images."""
@@ -95,6 +106,8 @@ class HostMixin(Module):
 
     variation: Variation | None = None
     """How light and position vary in training, and in the statistics of normal images."""
+    window: tuple[int, int] | None = None
+    """Height and width of the crops that training sees, in the pixels of what is cropped."""
 
     model: TorchModel  # type: ignore[assignment]  # a module too
     _frame_scores: video.FrameScores | None = None
@@ -115,14 +128,15 @@ class HostMixin(Module):
         """Return the default visualizer: anomalib's, and what videos need."""
         return VideoVisualizer()
 
-    def adopt_pre_processor(self, given: PreProcessor | bool, image_size: tuple[int, int]) -> tuple[int, int]:
+    def adopt_pre_processor(self, given: PreProcessor | bool, image_size: Size) -> tuple[int, int] | Size:
         """Take the user's pre-processor or the default for this size; exports and engine then see the same images.
 
         Returns:
-            Height and width at which images reach the model: a pre-processor that resizes wins over ``image_size``.
+            Height and width at which images reach the model: a pre-processor that resizes wins over ``image_size``,
+            which is None for pictures in their own size.
         """
         if given is True:
-            self.pre_processor = self.configure_pre_processor(image_size)
+            self.pre_processor = self.configure_pre_processor(image_size) if image_size else PreProcessor()
         pre_processing.smooth_exports(self.pre_processor)
         return pre_processing.size_after(self.pre_processor, image_size)
 
@@ -136,8 +150,8 @@ class HostMixin(Module):
             post_processing.set_rate(self.post_processor, rate)
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width at which images reach the model, whatever pre-processor or checkpoint brought."""
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width at which images reach the model, whatever pre-processor or checkpoint brought; None: any."""
         return self.model.image_size
 
     def prepare_data(self) -> None:
@@ -149,7 +163,8 @@ class HostMixin(Module):
 
         Raises:
             ValueError: If the pre-processor takes images out of [0, 1], the precision is none that images come in,
-                there is no validation, or several processes share out a video, or its frames are in disorder.
+                there is no validation, or several processes share out a video, or its frames are in disorder, a
+                picture is smaller than a crop, or the region has another shape than pictures.
         """
         super().setup(stage)
         pre_processing.check_range(self.pre_processor, self.image_size)
@@ -159,8 +174,14 @@ class HostMixin(Module):
             post_processing.check_has_validation(self.post_processor)
             self.trainer.limit_val_batches = 0  # val_split_mode none, with which anomalib fails on its loader
         check_validation(self.trainer)
+        if not self.model.region.is_everywhere:
+            check_aspect(datamodule, self.model.region.mask)
         if not video.has_videos(datamodule):
             held_out.take_all(datamodule, stage)
+            if self.image_size is None and isinstance(datamodule, AnomalibDataModule):
+                crops.one_by_one(datamodule)
+                if stage == "fit" and self.window:
+                    crops.cut(datamodule, self.window)
         else:
             video.check_processes(self.trainer, self.past_frames)
             video.check_frame_order(datamodule, self.past_frames)
@@ -195,7 +216,10 @@ class HostMixin(Module):
             if isinstance(callback, SaveConfigCallback) and "model.class_path" in callback.config:
                 callback.config["model.class_path"] = public_path(callback.config["model.class_path"])
         held_out.fix_split(getattr(self._trainer, "datamodule", None))  # before any process sets up data
-        return [BatchCheck(), *super().configure_callbacks(), video.EveryFrame()]  # type: ignore[misc]  # a list
+        given: list[Callback] = []
+        for callback in super().configure_callbacks():  # type: ignore[union-attr]  # a list
+            given += around(callback) if isinstance(callback, Evaluator) else [callback]
+        return [BatchCheck(), *given, video.EveryFrame()]
 
     def on_fit_start(self) -> None:
         """Give every process of a distributed run random numbers of its own; warn of epochs in vain."""
@@ -228,7 +252,8 @@ class HostMixin(Module):
         self.gather_registration()
         calibration = self.model.calibration
         if calibration.needs_statistics:
-            gathered = self.normal_statistics(self.model.dissimilarity_map, calibration.statistics)
+            statistics = partial(calibration.statistics, inside=self.model.region.inside)
+            gathered = self.normal_statistics(self.model.dissimilarity_map, statistics)
             calibration.set_statistics(*gathered)
 
     def gather_registration(self) -> None:
@@ -312,6 +337,7 @@ class HostMixin(Module):
         Raises:
             ValueError: If the checkpoint is of another model.
         """
+        kwargs.setdefault("region", None)  # the checkpoint holds it, and its picture may be gone
         try:
             model: AnomalibModule = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except (RuntimeError, TypeError, ValueError):
@@ -337,7 +363,7 @@ class HostMixin(Module):
         pre_processing.smooth_exports(self.pre_processor)
         size_before = self.image_size
         size = pre_processing.size_after(self.pre_processor, size_before)
-        if size == size_before:
+        if size is None or size_before is None or size == size_before:
             return
         logger.warning("Images are resized to %dx%d as in the checkpoint, not to %dx%d.", *size, *size_before)
         self.model.set_image_size(size)
@@ -372,6 +398,11 @@ class HostMixin(Module):
         """
         self._check_thresholds()
         pre_processing.check_export(self.pre_processor)
+        input_size = args[2] if len(args) > 2 else kwargs.get("input_size")  # noqa: PLR2004  # the third
+        if self.image_size is None and input_size is None:
+            # anomalib's own example is of 2x2 pixels, whose features are one pixel: export would take that for a rule.
+            dynamic = torch.export.Dim.DYNAMIC
+            kwargs = {"dynamic_shapes": ({0: dynamic, 2: dynamic, 3: dynamic},), **kwargs}
         return super().to_onnx(*args, **{"opset_version": 18, "verbose": False, **kwargs})
 
     def to_openvino(
@@ -432,7 +463,7 @@ class HostMixin(Module):
         datamodule.setup("fit")
         shape = model.input(0).partial_shape
         size = (shape[2].get_length(), shape[3].get_length()) if shape[2].is_static else self.image_size
-        resize = Resize(size, antialias=True)
+        resize = Resize(size, antialias=True) if size else None
         images = normal_images(datamodule.train_data, resize)
         if compression_type == CompressionType.INT8_PTQ:
             return quantize(model, images)

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import Transform
 
 from riad_anomalib.components.variation import Variation, vary
 
+from .crops import whole
 from .loaders import datasets, parts, single, with_augmentations
 from .video import flatten_clips, frame_by_frame
 
@@ -41,7 +42,7 @@ def normal_images(dataset: Any, augmentations: Transform | None) -> Subset[Image
         dataset: anomalib's training set, or torch's ``Subset`` or ``ConcatDataset`` of such.
         augmentations: What they are seen with, instead of the set's own augmentations.
     """
-    dataset = frame_by_frame(dataset)
+    dataset = frame_by_frame(whole(dataset))
     most = NUM_FRAMES if any(isinstance(part, AnomalibVideoDataset) for part in parts(dataset)) else NUM_IMAGES
     return Subset(with_augmentations(dataset, augmentations), spread(len(dataset), most))
 

@@ -19,6 +19,7 @@ from riad_anomalib import false_alarms as statistics
 from riad_anomalib.false_alarms import Promise
 
 from . import held_out
+from .thinning import thinned
 
 logger = logging.getLogger(__name__)
 _warn = rank_zero_only(logger.warning)  # what is less than a warning, anomalib's command does not show
@@ -57,6 +58,14 @@ class _BetweenScores(F1AdaptiveThreshold):
         """Return it."""
         threshold: Tensor = super().compute()
         return between(dim_zero_cat(self.preds), threshold)
+
+
+class _PixelsBetweenScores(_BetweenScores):
+    """The same of maps, large ones thinned out: it keeps all pixels of all pictures."""
+
+    def update(self, batch: Batch[Any], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Take a batch."""
+        super().update(thinned(batch), *args, **kwargs)
 
 
 class _Scores(Metric):
@@ -173,7 +182,7 @@ class VerdictPostProcessor(PostProcessor):
         self._shelved: list[Any] = []
         self._alarms: list[Tensor] | None = None
         self._image_threshold_metric = _BetweenScores(fields=["pred_score", "gt_label"], strict=False)
-        self._pixel_threshold_metric = _BetweenScores(fields=["anomaly_map", "gt_mask"], strict=False)
+        self._pixel_threshold_metric = _PixelsBetweenScores(fields=["anomaly_map", "gt_mask"], strict=False)
         self._image_scores = _PictureScores(fields=["pred_score", "gt_label"], strict=False)
         self._pixel_scores = _PictureScores(fields=["anomaly_map", "gt_label"], strict=False)
 

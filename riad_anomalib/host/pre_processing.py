@@ -1,7 +1,7 @@
 """What reaches the model of an image: its size, its range, and the same in exports as in the engine."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ _KERNELS: dict[Any, str] = {
     for key in (kernel, InterpolationMode(kernel), number)
 }
 
+Size = TypeVar("Size", bound=tuple[int, int] | None)
+
 RANGE_TOLERANCE = 1e-3
 """How far a black or white image may leave [0, 1] in pre-processing: a quarter of a grey level, for rounding.
 
@@ -25,11 +27,12 @@ meets the same edges in training, and clipping them in the engine alone would gi
 """
 
 
-def height_and_width(image_size: Any) -> tuple[int, int]:  # noqa: ANN401
+def height_and_width(image_size: Any, name: str = "image_size") -> tuple[int, int]:  # noqa: ANN401
     """Return an image size as plain numbers: a checkpoint cannot hold OmegaConf's lists, which YAML brings.
 
     Args:
         image_size: Height and width, or one number for both.
+        name: The argument's.
 
     Raises:
         ValueError: If it is anything but one or two whole numbers.
@@ -37,9 +40,9 @@ def height_and_width(image_size: Any) -> tuple[int, int]:  # noqa: ANN401
     if not isinstance(image_size, Sequence):
         image_size = (image_size, image_size)
     if isinstance(image_size, str) or len(image_size) != 2:  # noqa: PLR2004
-        msg = f"image_size is {image_size!r}: give height and width, for example [256, 256], or one number for both"
+        msg = f"{name} is {image_size!r}: give height and width, for example [256, 256], or one number for both"
         raise ValueError(msg)
-    return whole_number("image_size", image_size[0]), whole_number("image_size", image_size[1])
+    return whole_number(name, image_size[0]), whole_number(name, image_size[1])
 
 
 def transformed(pre_processor: Any, images: Tensor) -> Tensor:  # noqa: ANN401
@@ -53,12 +56,12 @@ def _probe(pre_processor: Any, height: int, width: int) -> Tensor:  # noqa: ANN4
     return transformed(pre_processor, torch.stack([torch.zeros(3, height, width), torch.ones(3, height, width)]))
 
 
-def size_after(pre_processor: Any, unresized: tuple[int, int]) -> tuple[int, int]:  # noqa: ANN401
+def size_after(pre_processor: Any, unresized: Size) -> tuple[int, int] | Size:  # noqa: ANN401
     """Return the height and width at which images reach the model.
 
     Args:
         pre_processor: anomalib's, or None.
-        unresized: Height and width of images that nothing resizes.
+        unresized: Height and width of images that nothing resizes; None for any.
 
     Raises:
         ValueError: If it depends on the image.
@@ -75,13 +78,13 @@ def size_after(pre_processor: Any, unresized: tuple[int, int]) -> tuple[int, int
     raise ValueError(msg)
 
 
-def check_range(pre_processor: Any, image_size: tuple[int, int]) -> None:  # noqa: ANN401
+def check_range(pre_processor: Any, image_size: tuple[int, int] | None) -> None:  # noqa: ANN401
     """Refuse a pre-processor that takes images out of [0, 1].
 
     Raises:
         ValueError: If it does.
     """
-    probe = _probe(pre_processor, *image_size)
+    probe = _probe(pre_processor, *(image_size or (64, 64)))
     if probe.min() < -RANGE_TOLERANCE or probe.max() > 1 + RANGE_TOLERANCE:
         msg = (
             f"the pre-processor maps images in [0, 1] to [{probe.min():.3g}, {probe.max():.3g}]; the model needs "

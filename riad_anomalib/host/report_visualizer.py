@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from riad_anomalib.components.region import Region
 from riad_anomalib.report import Image, Report
 from riad_anomalib.report.names import apart, name_of
 
@@ -98,7 +99,8 @@ class ReportVisualizer(Visualizer):
             image = None if self._is_cropped else _file(item.image_path)
             if originals is not None and not self._is_cropped:
                 image = seen(originals[number].squeeze(0) / 255)  # of one frame, or of a clip's target
-            self._report.show(seen(item.image) if image is None else image, anomaly_map, pred_mask, gt_mask)
+            image = seen(item.image) if image is None else image
+            self._report.show(_dimmed(image, pl_module.model), anomaly_map, pred_mask, gt_mask)
 
     def on_predict_batch_end(self, *args: Any) -> None:  # noqa: ANN401
         """Take the pictures of a batch."""
@@ -154,6 +156,13 @@ def _is_cropped(trainer: Trainer, pl_module: Any) -> bool:  # noqa: ANN401
     transforms = [getattr(pl_module.pre_processor, "transform", None)]
     transforms += [getattr(dataset, "augmentations", None) for dataset in datasets(loaders)]
     return "Crop" in str(transforms)
+
+
+def _dimmed(image: Image, model: Any) -> Image:  # noqa: ANN401
+    """Return a picture that is darker where the model does not inspect it."""
+    region = getattr(model, "region", None)
+    inside = region.inside(torch.empty(1, 1, *image.shape[:2])) if isinstance(region, Region) else None
+    return image if inside is None else np.where(inside[0, 0, :, :, None].cpu().numpy() > 0, image, image // 3)
 
 
 def _mask(mask: Tensor) -> NDArray[np.bool_]:

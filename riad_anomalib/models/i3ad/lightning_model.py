@@ -19,6 +19,7 @@ from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.region import read_region
 from riad_anomalib.host.video import check_past_frames
 
 from .discriminator import Discriminator
@@ -57,6 +58,8 @@ class I3ad(HostMixin, AnomalibModule):
             the more the less they vary there. Gathered before every validation of a training.
         smoothing_size: Side length of the mean filter over the anomaly map: an odd number of pixels, or a share of the
             image's shorter side in (0, 1).
+        region: Path of a picture, white where products are inspected, of any size, drawn over a picture as it comes
+            from the camera: nothing else is scored. None for everywhere. Checkpoints and exports hold it.
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         base_width: Filters b of the generator's first layer, a multiple of 4. Half the width costs a quarter.
@@ -120,6 +123,7 @@ class I3ad(HostMixin, AnomalibModule):
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] | int = default_image_size,
+        region: str | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -129,6 +133,7 @@ class I3ad(HostMixin, AnomalibModule):
         variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
         check_positive("lr", lr, paper="1e-4")
+        mask = read_region(region)
         past_frames = check_past_frames(past_frames)
         super().__init__(
             pre_processor=pre_processor,
@@ -154,6 +159,7 @@ class I3ad(HostMixin, AnomalibModule):
             image_score=image_score,
             calibration=calibration,
             registration=registration,
+            region=mask,
             smoothing_size=smoothing_size,
         )
         self.discriminator = Discriminator(self.model.channels, base_width) if adversarial_weight else None

@@ -13,6 +13,7 @@ from riad_anomalib.components.arguments import check_choice, check_images, finit
 from riad_anomalib.components.batching import in_parts
 from riad_anomalib.components.calibration import Calibration
 from riad_anomalib.components.masking import blobs, brush_strokes, checkerboards
+from riad_anomalib.components.region import Region, smooth_inside
 from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.similarity import squared_difference, ssim_difference
 from riad_anomalib.components.smoothing import (
@@ -35,7 +36,7 @@ SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Difference maps by the name that ``score_function`` takes."""
 
 # CHOICE [I3AD] Sec. 3.1: what of the map is an image's score is left open.
-IMAGE_SCORES: dict[str, Callable[[Tensor], Tensor]] = {"max": anomaly_score, "mean": mean_score}
+IMAGE_SCORES: dict[str, Callable[..., Tensor]] = {"max": anomaly_score, "mean": mean_score}
 """Scores of an anomaly map by the name that ``image_score`` takes."""
 
 # CHOICE [I3AD] Sec. 3.1: the paper takes the smallest of 0.10 to 0.50, on another scale, at which normal images' L1 is
@@ -75,6 +76,7 @@ class I3adModel(nn.Module):
         image_score: The image's score, a key of :data:`IMAGE_SCORES`.
         calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
         registration: ``"none"``, ``"light"``, ``"position"`` or ``"auto"``.
+        region: True where images are inspected, ``(h, w)``; None for everywhere.
         smoothing_size: Side length of the mean filter: an odd number of pixels, or a share of the image's shorter side
             in (0, 1).
 
@@ -100,6 +102,7 @@ class I3adModel(nn.Module):
         image_score: str,
         calibration: str,
         registration: str,
+        region: Tensor | None,
         smoothing_size: float,
     ) -> None:
         super().__init__()
@@ -121,6 +124,7 @@ class I3adModel(nn.Module):
         self.image_score = image_score
         self.calibration = Calibration(calibration)
         self.registration = Registration(registration)
+        self.region = Region(region)
         self.smoothing_size = smoothing_size
         self.generator = Generator(channels, base_width, attention=attention, coarse=coarse)
         # Empty until it is chosen: a number that stood in for it would iterate, wrongly and in silence.
@@ -185,8 +189,9 @@ class I3adModel(nn.Module):
             return Inpainting(removed, self.generator(image, removed))
         registered, motion = self.registration(image)
         values_map = self.registration.back(self.calibration(self.dissimilarity_map(registered)), motion)
-        values_map = mean_filter(values_map, window_size(self.smoothing_size, self.image_size))
-        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map))
+        window, inside = window_size(self.smoothing_size, self.image_size), self.region.inside(values_map)
+        values_map = smooth_inside(values_map, inside, lambda values: mean_filter(values, window))
+        return InferenceBatch(anomaly_map=values_map, pred_score=IMAGE_SCORES[self.image_score](values_map, inside))
 
     def random_removed(self, batch_size: int, device: torch.device) -> Tensor:
         """Draw a mask for each image: brush strokes, or one such as inference will meet ([I3AD] Sec. 3.1).

@@ -18,6 +18,7 @@ from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.region import read_region
 from riad_anomalib.host.video import check_past_frames
 
 from .loss import RiadLoss
@@ -60,6 +61,8 @@ class Riad(HostMixin, AnomalibModule):
             region size. A ``pre_processor`` that resizes wins over it.
         num_partitions: Partitions of every region size that inference averages over; cost is proportional to it.
         partition_seed: Seed of the partitions that inference uses, in [0, 2**32).
+        region: Path of a picture, white where products are inspected, of any size, drawn over a picture as it comes
+            from the camera: nothing else is scored. None for everywhere. Checkpoints and exports hold it.
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: a
@@ -104,6 +107,7 @@ class Riad(HostMixin, AnomalibModule):
         variation: dict[str, float] | None = None,
         lr: float = 1e-4,
         image_size: tuple[int, int] | int = default_image_size,
+        region: str | None = None,
         num_partitions: int = 1,
         partition_seed: int = 0,
         past_frames: int = 3,
@@ -119,6 +123,7 @@ class Riad(HostMixin, AnomalibModule):
         region_sizes = [whole_number("region_sizes", k) for k in region_sizes]
         variation = plain_strengths(variation)
         image_size = height_and_width(image_size)
+        mask = read_region(region)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
         super().__init__(
@@ -141,6 +146,7 @@ class Riad(HostMixin, AnomalibModule):
             score_function=score_function,
             calibration=calibration,
             registration=registration,
+            region=mask,
             smoothing_size=smoothing_size,
             num_partitions=num_partitions,
             partition_seed=partition_seed,

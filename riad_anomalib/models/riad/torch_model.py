@@ -18,6 +18,7 @@ from riad_anomalib.components.masking import (
     reassemble,
     removed_regions,
 )
+from riad_anomalib.components.region import Region, smooth_inside
 from riad_anomalib.components.registration import Registration
 from riad_anomalib.components.smoothing import anomaly_score, check_smoothing_size, mean_filter, window_size
 from riad_anomalib.components.unet import InpaintingUNet
@@ -41,6 +42,7 @@ class RiadModel(nn.Module):
         score_function: Similarity behind the anomaly map, a key of :data:`SCORE_FUNCTIONS`.
         calibration: ``"none"``, or ``"pixel"`` for a map relative to normal images' mean and standard deviation.
         registration: ``"none"``, ``"light"``, ``"position"`` or ``"auto"``.
+        region: True where images are inspected, ``(h, w)``; None for everywhere.
         smoothing_size: Side length s_f of the mean filter: an odd number of pixels, or a share of the image's shorter
             side in (0, 1).
         num_partitions: Partitions of every region size that inference uses, at least 1.
@@ -64,6 +66,7 @@ class RiadModel(nn.Module):
         score_function: str,
         calibration: str,
         registration: str,
+        region: Tensor | None,
         smoothing_size: float,
         num_partitions: int,
         partition_seed: int,
@@ -84,6 +87,7 @@ class RiadModel(nn.Module):
         self.score_function = score_function
         self.calibration = Calibration(calibration)
         self.registration = Registration(registration)
+        self.region = Region(region)
         self.smoothing_size = smoothing_size
         self.num_partitions = num_partitions
         self.partition_seed = partition_seed
@@ -140,8 +144,9 @@ class RiadModel(nn.Module):
             return self.reconstruct(image, self.random_removed(len(image), image.device))
         registered, motion = self.registration(image)
         values_map = self.registration.back(self.calibration(self.dissimilarity_map(registered)), motion)
-        values_map = mean_filter(values_map, self.smoothing_window)
-        return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map))
+        inside = self.region.inside(values_map)
+        values_map = smooth_inside(values_map, inside, lambda values: mean_filter(values, self.smoothing_window))
+        return InferenceBatch(anomaly_map=values_map, pred_score=anomaly_score(values_map, inside))
 
     def dissimilarity_map(self, image: Tensor) -> Tensor:
         """Compare a batch with its reconstructions: the anomaly map before calibration and smoothing.

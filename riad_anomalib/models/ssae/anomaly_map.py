@@ -15,5 +15,5 @@ SCORE_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Difference maps by the name that ``score_function`` takes."""
 
 # CHOICE [SSAE] Sec. 3.1: the paper's score is the sum over pixels; the mean ranks alike, whatever the size, in [0, 1].
-IMAGE_SCORES: dict[str, Callable[[Tensor], Tensor]] = {"mean": mean_score, "max": anomaly_score}
+IMAGE_SCORES: dict[str, Callable[..., Tensor]] = {"mean": mean_score, "max": anomaly_score}
 """Scores of an anomaly map by the name that ``image_score`` takes."""

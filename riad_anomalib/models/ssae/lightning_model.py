@@ -24,11 +24,13 @@ from riad_anomalib.components.corruption import (
     corrupt,
     random_crop,
 )
-from riad_anomalib.components.sdc import STRIDE
+from riad_anomalib.components.native import random_windows, shrunk
+from riad_anomalib.components.sdc import STRIDE, check_image_size
 from riad_anomalib.components.variation import Variation, plain_strengths
 from riad_anomalib.host.length import progress, step_schedule
 from riad_anomalib.host.module import HostMixin
 from riad_anomalib.host.pre_processing import height_and_width
+from riad_anomalib.host.region import read_region
 from riad_anomalib.host.video import check_past_frames
 
 from .loss import SsaeLoss
@@ -81,7 +83,16 @@ class Ssae(HostMixin, AnomalibModule):
             reach nothing.
         lr: Learning rate of Adam; a tenth of it for the last sixth of training.
         image_size: Height and width that images are resized to, or one number for both, multiples of 8. A
-            ``pre_processor`` that resizes wins over it.
+            ``pre_processor`` that resizes wins over it. None leaves pictures in their own size, which may differ:
+            training needs a ``crop_size`` then, ``smoothing_size`` is in pixels, and there is no calibration.
+        crop_size: Height and width of the random crops that training sees, or one number for both, multiples of 8; None
+            for whole images. All else sees whole ones.
+        scale: Size at which the network sees pictures in their own size: 1, 0.5 or 0.25. ``crop_size`` and
+            ``smoothing_size`` are of pixels that it sees, maps are of the picture's.
+        memory: MiB that the network may take for a picture in its own size, which is seen in strips where that is not
+            enough for all of it; None for one pass.
+        region: Path of a picture, white where products are inspected, of any size, drawn over a picture as it comes
+            from the camera: nothing else is scored. None for everywhere. Checkpoints and exports hold it.
         past_frames: Over how many frames of a video a score is averaged, its own the last; images never see it.
         false_alarms: Rate of false alarms in (0, 1) to find thresholds at; None: best F1, 0.01 of good pictures alone.
         pre_processor: Pre-processor, or whether to use the default (resize to ``image_size``; no normalisation: the
@@ -96,7 +107,8 @@ class Ssae(HostMixin, AnomalibModule):
 
     default_image_size = (512, 512)  # [SSAE] Sec. 4.1
     default_epochs = 300  # CHOICE [SSAE] Sec. 4.1: the paper gives no length; this is RIAD's.
-    network_arguments = ("objective", "base_width", "kernel_size", "dilations")
+    network_arguments = ("objective", "base_width", "kernel_size", "dilations", "scale")
+    network_switches = ("image_size",)
     scoring_arguments = (
         "score_function",
         "smoothing_size",
@@ -134,7 +146,11 @@ class Ssae(HostMixin, AnomalibModule):
         kernel_size: int = 3,
         dilations: Sequence[int] | int = (1, 2, 4, 8, 16, 32),
         lr: float = 1e-4,
-        image_size: tuple[int, int] | int = default_image_size,
+        image_size: tuple[int, int] | int | None = default_image_size,
+        crop_size: tuple[int, int] | int | None = None,
+        scale: float = 1.0,
+        memory: int | None = None,
+        region: str | None = None,
         past_frames: int = 3,
         false_alarms: float | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -154,7 +170,9 @@ class Ssae(HostMixin, AnomalibModule):
         dilations = [whole_number("dilations", d) for d in one_or_more("dilations", dilations, "[1, 2, 4, 8]")]
         variation = plain_strengths(variation)
         check_turns(corruptions, (variation or {}).get("degrees", 0))
-        image_size = height_and_width(image_size)
+        image_size = None if image_size is None else height_and_width(image_size)
+        crop_size = None if crop_size is None else height_and_width(crop_size, "crop_size")
+        mask = read_region(region)
         past_frames = check_past_frames(past_frames)
         check_positive("lr", lr, paper="1e-4")
         super().__init__(
@@ -165,7 +183,8 @@ class Ssae(HostMixin, AnomalibModule):
         )
         self.adopt_false_alarms(false_alarms)
         image_size = self.adopt_pre_processor(pre_processor, image_size)
-        check_augmentation(augmentation, image_size, corruptions)
+        check_crop_size(crop_size, image_size, dilations)
+        check_augmentation(augmentation, crop_size or image_size or (1, 1), corruptions)
         self.corruptions = corruptions
         self.num_patches = num_patches
         self.patch_size = patch_size
@@ -176,6 +195,7 @@ class Ssae(HostMixin, AnomalibModule):
         self.lr = lr
         self.past_frames = past_frames
         self.variation = Variation(**variation) if variation else None
+        self.window = (round(crop_size[0] / scale), round(crop_size[1] / scale)) if crop_size else None
         self.model = SsaeModel(
             channels=3,  # anomalib reads every file, grey ones too, as RGB
             image_size=image_size,
@@ -189,6 +209,9 @@ class Ssae(HostMixin, AnomalibModule):
             smoothing_repeats=smoothing_repeats,
             calibration=calibration,
             registration=registration,
+            scale=scale,
+            memory=memory,
+            region=mask,
             avgmap_power=avgmap_power,
         )
         self.loss = SsaeLoss(objective, corrupted_weight)
@@ -205,6 +228,8 @@ class Ssae(HostMixin, AnomalibModule):
         """Corrupt a batch of normal images, repair it, and compare with what it was ([SSAE] Secs. 3.1 and 3.2)."""
         del args, kwargs
         image: Tensor = batch.image  # type: ignore[assignment]
+        if self.window is not None:
+            image = shrunk(random_windows(image, self.window), self.model.shrinks_by)
         image = random_crop(augment(image, self.augmentation), self.crop_scale, STRIDE)
         corrupted, replaced = corrupt(
             image,
@@ -228,3 +253,26 @@ class Ssae(HostMixin, AnomalibModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam; the learning rate drops to a tenth after 5/6 of training, however long that is."""
         return step_schedule(self, Adam(self.model.parameters(), lr=self.lr), LR_DROP_AT)
+
+
+def check_crop_size(
+    crop_size: tuple[int, int] | None, image_size: tuple[int, int] | None, dilations: Sequence[int]
+) -> None:
+    """Refuse crops that the network or the images cannot give.
+
+    Args:
+        crop_size: Height and width of the crops, None for whole images.
+        image_size: Height and width of the images, None for pictures in their own size.
+        dilations: Dilations of the network's parallel convolutions.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    if crop_size is not None:
+        check_image_size(crop_size, dilations, "crop_size")
+        if image_size is not None and (crop_size[0] > image_size[0] or crop_size[1] > image_size[1]):
+            msg = f"crop_size {list(crop_size)} does not fit into image_size {list(image_size)}: give less"
+            raise ValueError(msg)
+    elif image_size is None:
+        msg = "image_size is null, which leaves pictures in their own size: give a crop_size to train on, such as 128"
+        raise ValueError(msg)

@@ -10,7 +10,7 @@ from anomalib.pre_processing import PreProcessor
 from engine_contract import EngineContract, Record, engine
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
-from model_contract import UNATTACHED, ModelContract
+from model_contract import MASK, UNATTACHED, ModelContract
 from torch import Tensor, nn
 from torch.optim import Adam
 from torchvision.transforms.v2 import Resize
@@ -47,6 +47,7 @@ class TestI3ad(ModelContract, EngineContract):
         "base_width": 8,
         "attention": False,
         "coarse": False,
+        "region": MASK,
         "registration": "light",
         "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,

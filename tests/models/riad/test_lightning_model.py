@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import pytest
 from anomalib.pre_processing import PreProcessor
 from engine_contract import EngineContract
-from model_contract import ModelContract
+from model_contract import MASK, ModelContract
 from torchvision.transforms.v2 import Resize
 
 from riad_anomalib import Riad
@@ -32,6 +32,7 @@ class TestRiad(ModelContract, EngineContract):
         "ssim_weight": 2.0,
         "calibration": "pixel",
         "smoothing_size": 7,
+        "region": MASK,
         "registration": "light",
         "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,

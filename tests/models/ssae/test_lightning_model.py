@@ -8,7 +8,7 @@ from anomalib.data import Folder, ImageBatch
 from anomalib.pre_processing import PreProcessor
 from engine_contract import EngineContract, engine
 from lightning.pytorch import Callback
-from model_contract import UNATTACHED, ModelContract
+from model_contract import MASK, UNATTACHED, ModelContract
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Resize
 
@@ -50,10 +50,19 @@ class TestSsae(ModelContract, EngineContract):
         "variation": {"brightness": 0.5, "still": 0.0},
         "lr": 0.1,
         "image_size": (32, 64),
+        "crop_size": (16, 16),
+        "scale": 0.5,
+        "memory": 64,
+        "region": MASK,
         "past_frames": 1,
         "false_alarms": 0.4,
     }
-    needs: ClassVar[dict[str, dict[str, Any]]] = {"avgmap_power": {"calibration": "avgmap"}}
+    needs: ClassVar[dict[str, dict[str, Any]]] = {
+        "avgmap_power": {"calibration": "avgmap"},
+        "scale": {"image_size": None, "crop_size": (16, 16)},
+        "memory": {"image_size": None, "crop_size": (16, 16), "image_score": "max"},
+    }
+    idle = frozenset({"memory"})
 
     def check_log(self, rows: list[dict[str, str]]) -> None:
         super().check_log(rows)
