@@ -67,7 +67,8 @@ class I3ad(HostMixin, AnomalibModule):
         coarse: Whether the generator has a coarse stage; without it an image costs about half.
         registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
             network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
-            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
+            ``"auto"``: position where products lie alike, else nothing. Training stays as it is; gathered as
+            ``calibration``.
         variation: How light and position vary from picture to picture on the line: strengths by the names of
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.

@@ -62,7 +62,8 @@ class Ssae(HostMixin, AnomalibModule):
         augmentation: How normal images vary: ``"none"``, ``"flips"``, or ``"dihedral"``, turns by 90 degrees too.
         registration: ``"none"`` (paper), or what brings each image to the light and place of 40 normal ones before the
             network sees it: ``"light"`` (gain, offset and slope), ``"position"`` (shifts and small turns too), or
-            ``"auto"``: position where products lie alike. Training stays as it is; gathered as ``calibration``.
+            ``"auto"``: position where products lie alike, else nothing. Training stays as it is; gathered as
+            ``calibration``.
         variation: How light and position vary from picture to picture on the line: strengths by the names of
             :class:`~riad_anomalib.components.variation.Variation`, for example ``{brightness: 0.1, degrees: 2}``. Each
             training image is varied, and so are the normal images of ``calibration``. None is the paper's.
