@@ -142,18 +142,18 @@ def load_model(
     """
     core = openvino.Core()
     model = read_model(path, core)
-    # Pictures come one by one. OpenVINO fuses operations of known sizes alone; now all but the first ones' are known.
-    shape = model.input().partial_shape
-    shape[0] = 1
-    if prepare:
-        prepare(model)
     config: dict[str, str | int] = {"PERFORMANCE_HINT": mode.upper()}
     if precision != "auto":
         config["INFERENCE_PRECISION_HINT"] = precision
     if threads and device == "CPU":
         config["INFERENCE_NUM_THREADS"] = threads
     try:
+        # Pictures come one by one, and OpenVINO fuses operations of known sizes alone.
+        shape = model.input().partial_shape
+        shape[0] = 1
         model.reshape(shape)
+        if prepare:
+            prepare(model)
         return core.compile_model(model, device, config)
     except RuntimeError as error:
         msg = f"cannot run {path} on {device}: this machine has {core.available_devices} ({reason(error)})"

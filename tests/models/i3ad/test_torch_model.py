@@ -26,6 +26,7 @@ def build(**arguments: Any) -> I3adModel:
         "image_score": "max",
         "calibration": "none",
         "registration": "none",
+        "region": None,
         "smoothing_size": 5,
     }
     return I3adModel(**{**defaults, **arguments})

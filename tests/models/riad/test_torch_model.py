@@ -22,6 +22,7 @@ def build(**arguments: Any) -> RiadModel:
         "score_function": "msgms",
         "calibration": "none",
         "registration": "none",
+        "region": None,
         "smoothing_size": 5,
         "num_partitions": 1,
         "partition_seed": 0,

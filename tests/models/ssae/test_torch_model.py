@@ -24,6 +24,9 @@ def build(**arguments: Any) -> SsaeModel:
         "smoothing_repeats": 3,
         "calibration": "none",
         "registration": "none",
+        "region": None,
+        "scale": 1.0,
+        "memory": None,
         "avgmap_power": 1.0,
     }
     return SsaeModel(**{**defaults, **arguments})
