@@ -75,7 +75,11 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         weights = hashlib.sha256()
         for value in self.state_dict().values():
             weights.update(value.numpy().tobytes())
-        key = str(self), str(dict(self.hparams)), str(args), str(kwargs), weights.digest()
+        # What was set after the model was built, such as another number of rounds, counts too.
+        switches = {
+            name: value for name, value in vars(self.model).items() if isinstance(value, (int, float, str, tuple))
+        }
+        key = str(self), str(dict(self.hparams)), str(switches), str(args), str(kwargs), weights.digest()
         if key not in made:
             made[key] = to_onnx(self, tmp_path_factory.mktemp("onnx"), *args, **kwargs).parent
         return Path(shutil.copytree(made[key], Path(export_root) / "weights/onnx", dirs_exist_ok=True)) / "model.onnx"
