@@ -1,7 +1,7 @@
 """Pictures in the light of normal ones: gain, linear slope and offset of each channel, found by least squares.
 
-A camera cuts off what is too bright or too dark for it. Such pixels tell nothing of the light, and are themselves only
-known to be at least as bright, or as dark, as they look.
+A camera cuts off what is too bright or too dark for it. Such pixels are only known to be at least as bright, or as
+dark, as they look: where the light that is found says no less, they tell nothing more of it.
 """
 
 import torch
@@ -41,7 +41,7 @@ def cut_off(image: Tensor) -> Tensor:
 
 
 def whitening(picture: Tensor) -> Tensor:
-    """Return what makes :func:`basis` orthonormal, so that low precision can solve for it, ``(C, 4, 4)``.
+    """Return what makes :func:`_basis` orthonormal, so that low precision can solve for it, ``(C, 4, 4)``.
 
     Args:
         picture: The mean normal picture, ``(1, C, H, W)``.

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from .arguments import finite_number
+from .light import axes
 
 _TINY = 1e-6
 
@@ -166,5 +167,5 @@ def moved(image: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, mode: str 
 
 def _ramp(image: Tensor, slope: Tensor) -> Tensor:
     """Return factors of light that change by so much from the middle to the borders, ``(N, 1, H, W)``."""
-    row, column = (torch.linspace(-1, 1, side, device=image.device, dtype=image.dtype) for side in image.shape[-2:])
-    return 1 + slope[:, :1] * row[:, None] + slope[:, 1:] * column
+    row, column = axes(image)
+    return 1 + slope[:, :1] * row + slope[:, 1:] * column
